@@ -1,0 +1,7 @@
+"""The papers' networks as torch modules; nothing about files, layers or windows."""
+
+from .features import ContextFeatures, TargetFeatures
+from .medverse import Medverse
+from .neuroverse3d import Neuroverse3D
+
+__all__ = ["ContextFeatures", "Medverse", "Neuroverse3D", "TargetFeatures"]

@@ -1,0 +1,151 @@
+"""Convolutional parts shared by both context networks.
+
+There is no normalisation and no dropout; every convolution has a bias and GELU
+is the exact (erf) one. Attribute names follow the published checkpoints so that
+their tensors load by key.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PerPair(nn.Module):
+    """Applies a module to every pair of a (B, L, C, D, H, W) tensor."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, pairs = x.shape[:2]
+        y = self.module(x.flatten(0, 1))
+        return y.unflatten(0, (batch, pairs))
+
+
+class ResidualUnit(nn.Module):
+    """``conv_layers`` 3x3x3 convolutions with GELU between, added to the input, then GELU."""
+
+    def __init__(self, channels: int, conv_layers: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index in range(conv_layers):
+            if index:
+                layers.append(nn.GELU())
+            layers.append(nn.Conv3d(channels, channels, 3, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x + self.layers(x))
+
+
+def downsampling(channels: int, out_channels: int) -> nn.Module:
+    """Halve the grid: a strided convolution, or max-pooling where the width stays the same."""
+    if channels == out_channels:
+        return nn.MaxPool3d(2)
+    return nn.Conv3d(channels, out_channels, 4, stride=2, padding=1)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double the grid of a (B, C, D, H, W) tensor by trilinear interpolation."""
+    return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+
+
+class TargetStage(nn.Module):
+    """Residual unit of one encoder stage of the target."""
+
+    def __init__(self, channels: int, conv_layers: int) -> None:
+        super().__init__()
+        self.target_conv = ResidualUnit(channels, conv_layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.target_conv(x)
+
+
+class TargetDown(nn.Module):
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.target_linear_layer = downsampling(channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.target_linear_layer(x)
+
+
+class TargetUp(nn.Module):
+    """Up-sample, join the target's shortcut, mix with a 1x1x1 convolution."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.target_conv_layer = nn.Conv3d(channels + out_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        return self.target_conv_layer(torch.cat([upsample(x), shortcut], dim=1))
+
+
+class TargetEncoder(nn.Module):
+    """The target's encoder: one stage per width but the last, which is left unprocessed."""
+
+    def __init__(self, channels: tuple[int, ...], conv_layers: int) -> None:
+        super().__init__()
+        self.target_embedding = nn.Conv3d(1, channels[0], 1)
+        self.enc_blocks = nn.ModuleList(TargetStage(c, conv_layers) for c in channels[:-1])
+        self.downsample_blocks = nn.ModuleList(
+            TargetDown(c, n) for c, n in zip(channels, channels[1:], strict=False)
+        )
+
+    def forward(self, target: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the shortcuts, fine to coarse, and the bottleneck."""
+        x = self.target_embedding(target)
+        shortcuts = []
+        for stage, down in zip(self.enc_blocks, self.downsample_blocks, strict=True):
+            x = stage(x)
+            shortcuts.append(x)
+            x = down(x)
+        return tuple(shortcuts), x
+
+
+class ContextStage(nn.Module):
+    """Residual unit of a context stage that exchanges nothing with the target."""
+
+    def __init__(self, channels: int, conv_layers: int) -> None:
+        super().__init__()
+        self.context_conv = PerPair(ResidualUnit(channels, conv_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.context_conv(x)
+
+
+class ContextDown(nn.Module):
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.context_linear_layer = PerPair(downsampling(channels, out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.context_linear_layer(x)
+
+
+class ContextUp(nn.Module):
+    """Up-sample, join the pair's own shortcut, mix with a 1x1x1 convolution."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.context_conv_layer = PerPair(nn.Conv3d(channels + out_channels, out_channels, 1))
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        upsampled = upsample(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return self.context_conv_layer(torch.cat([upsampled, shortcut], dim=2))
+
+
+class OutputBlock(nn.Module):
+    """Residual unit and a 1x1x1 convolution to the output channels, no activation."""
+
+    def __init__(self, channels: int, conv_layers: int, outputs: int = 1) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            ResidualUnit(channels, conv_layers), nn.Conv3d(channels, outputs, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)

@@ -1,0 +1,95 @@
+"""What the encoders hand to the decoder, and how context features are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFeatures:
+    """Output of the target encoder.
+
+    Attributes
+    ----------
+    image
+        The target itself, (B, 1, D, H, W).
+    shortcuts
+        One map per stage above the bottleneck, fine to coarse, (B, C_s, D/2^s, H/2^s, W/2^s).
+    bottleneck
+        The coarsest map, (B, C_S, ...); it has not passed a residual unit.
+    """
+
+    image: Tensor
+    shortcuts: tuple[Tensor, ...]
+    bottleneck: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.image, *self.shortcuts, self.bottleneck))
+
+
+@dataclass(frozen=True, slots=True)
+class ContextFeatures:
+    """Mean of the context representations of ``count`` pairs (Neuroverse3D, equation 1).
+
+    Attributes
+    ----------
+    maps
+        Bottleneck first, then coarse to fine; each (B, C, d, h, w).
+    count
+        The number of pairs averaged, the weight of this mean in a merge.
+    prototypes
+        Averaged foreground and background statistics, empty for networks without them.
+    """
+
+    maps: tuple[Tensor, ...]
+    count: int
+    prototypes: tuple[Tensor, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (*self.maps, *self.prototypes))
+
+    def detach(self) -> ContextFeatures:
+        """Return the same features cut off from the autograd graph."""
+        return self._apply(Tensor.detach)
+
+    def scale_gradient(self, factor: float) -> ContextFeatures:
+        """Return the same values whose gradient is multiplied by ``factor``."""
+        return self._apply(lambda t: _ScaleGradient.apply(t, factor))
+
+    def merge(self, other: ContextFeatures) -> ContextFeatures:
+        """Return the mean over both, each weighted by its count (Neuroverse3D, algorithm 1)."""
+        total = self.count + other.count
+        share = other.count / total
+
+        def mean(a: Iterable[Tensor], b: Iterable[Tensor]) -> tuple[Tensor, ...]:
+            return tuple(torch.lerp(x, y, share) for x, y in zip(a, b, strict=True))
+
+        return ContextFeatures(
+            mean(self.maps, other.maps), total, mean(self.prototypes, other.prototypes)
+        )
+
+    def _apply(self, function) -> ContextFeatures:
+        return replace(
+            self,
+            maps=tuple(function(t) for t in self.maps),
+            prototypes=tuple(function(t) for t in self.prototypes),
+        )
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity forward; the gradient times a constant backward."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient * ctx.factor, None

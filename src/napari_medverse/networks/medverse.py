@@ -1,0 +1,377 @@
+"""Medverse: semantic and autoregressive context joined by blockwise cross-attention.
+
+Source: "Medverse", sections "Next-Scale Autoregressive ICL" (network architecture,
+equations 1 and 2) and "Context-Target Fusion Module" (equations 5 to 9).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import MedverseError
+from . import prototypes as proto
+from .base import ContextNetwork
+from .blocks import (
+    ContextDown,
+    ContextStage,
+    ContextUp,
+    OutputBlock,
+    PerPair,
+    ResidualUnit,
+    TargetEncoder,
+    TargetUp,
+)
+from .features import ContextFeatures, TargetFeatures
+from .fusion import LAYOUTS, BlockwiseCrossAttention, position_table
+
+#: how strongly our own networks trust the autoregressive label they refine
+PRIOR_GAIN = 1.5
+PRIOR_RANGE = (0.05, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class BamOptions:
+    """What every attention module of one network has in common."""
+
+    width: int
+    blocks: int
+    tokens: str
+
+    def attention(self, channels: int) -> BlockwiseCrossAttention:
+        return BlockwiseCrossAttention(channels, self.width, self.blocks, self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Positional terms of the three branches, (p^3, width) each."""
+
+    target: Tensor
+    semantic: Tensor
+    autoregressive: Tensor
+
+
+class FusedContextStage(ContextStage):
+    """Target-to-context fusion: h asks the target's shortcut; GELU(h + conv([h, answer]))."""
+
+    def __init__(self, channels: int, conv_layers: int, bam: BamOptions) -> None:
+        super().__init__(channels, conv_layers)
+        self.cross_attention = bam.attention(channels)
+        self.final_conv = PerPair(nn.Conv3d(2 * channels, channels, 1))
+
+    def forward(self, x: Tensor, shortcut: Tensor, own: Tensor, targets: Tensor) -> Tensor:
+        h = self.context_conv(x)
+        answer = self.cross_attention(h, [shortcut], own, [targets])
+        return F.gelu(h + self.final_conv(torch.cat([h, answer], dim=2)))
+
+
+class FusedTargetStage(nn.Module):
+    """Context-to-target fusion: h asks all context means; GELU(h + conv([answer, h]))."""
+
+    def __init__(self, channels: int, conv_layers: int, bam: BamOptions) -> None:
+        super().__init__()
+        self.target_conv = ResidualUnit(channels, conv_layers)
+        self.cross_attention = bam.attention(channels)
+        self.final_conv = nn.Conv3d(2 * channels, channels, 1)
+
+    def forward(
+        self, x: Tensor, contexts: list[Tensor], own: Tensor, positions: list[Tensor]
+    ) -> Tensor:
+        h = self.target_conv(x)
+        answer = self.cross_attention(h.unsqueeze(1), contexts, own, positions).squeeze(1)
+        return F.gelu(h + self.final_conv(torch.cat([answer, h], dim=1)))
+
+
+class ContextUNet(nn.Module):
+    """The context branch, shared by semantic and autoregressive pairs."""
+
+    def __init__(self, channels: tuple[int, ...], conv_layers: int, bam: BamOptions) -> None:
+        super().__init__()
+        reverse = channels[::-1]
+        self.context_embedding = PerPair(nn.Conv3d(2, channels[0], 1))
+        self.enc_blocks = nn.ModuleList(
+            FusedContextStage(c, conv_layers, bam) for c in channels[:-1]
+        )
+        self.enc_blocks.append(ContextStage(channels[-1], conv_layers))
+        self.downsample_blocks = nn.ModuleList(
+            ContextDown(c, n) for c, n in zip(channels, channels[1:], strict=False)
+        )
+        self.upsample_blocks = nn.ModuleList(
+            ContextUp(c, n) for c, n in zip(reverse, reverse[1:], strict=False)
+        )
+        self.dec_blocks = nn.ModuleList(ContextStage(c, conv_layers) for c in reverse[1:])
+
+    def forward(
+        self,
+        image: Tensor,
+        label: Tensor,
+        target: TargetFeatures,
+        own: Tensor,
+        targets: Tensor,
+        marker: Tensor | None,
+    ) -> list[Tensor]:
+        """Return the map of every decoder stage, bottleneck first, (B, L, C, d, h, w).
+
+        ``marker`` is the autoregressive embedding e of equation 1, or None. The published
+        code adds it after the first block, hence also to the stored shortcut.
+        """
+        x = self.context_embedding(torch.cat([image, label], dim=2))
+        shortcuts = []
+        for stage, down, shared in zip(
+            self.enc_blocks, self.downsample_blocks, target.shortcuts, strict=False
+        ):
+            x = stage(x, shared, own, targets)
+            if marker is not None and not shortcuts:
+                x = x + marker.view(1, 1, -1, 1, 1, 1)
+            shortcuts.append(x)
+            x = down(x)
+        x = self.enc_blocks[-1](x)
+        maps = [x]
+        for up, stage in zip(self.upsample_blocks, self.dec_blocks, strict=True):
+            x = stage(up(x, shortcuts.pop()))
+            maps.append(x)
+        return maps
+
+
+class TargetDecoder(nn.Module):
+    """The target's decoder; every stage asks the context means of its scale."""
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        conv_layers: int,
+        bam: BamOptions,
+        outputs: int,
+        prototypes: bool,
+    ) -> None:
+        super().__init__()
+        reverse = channels[::-1]
+        self.enc_blocks = nn.ModuleList([FusedTargetStage(channels[-1], conv_layers, bam)])
+        self.dec_blocks = nn.ModuleList(FusedTargetStage(c, conv_layers, bam) for c in reverse[1:])
+        self.upsample_blocks = nn.ModuleList(
+            TargetUp(c, n) for c, n in zip(reverse, reverse[1:], strict=False)
+        )
+        if prototypes:
+            self.prototype_terms = nn.ModuleList(proto.PrototypeTerm(c) for c in reverse)
+        self.output_block = OutputBlock(channels[0], conv_layers, outputs)
+
+    def forward(
+        self,
+        target: TargetFeatures,
+        contexts: list[ContextFeatures],
+        statistics: tuple[Tensor, ...],
+        own: Tensor,
+        positions: list[Tensor],
+    ) -> Tensor:
+        scales = [target.bottleneck, *reversed(target.shortcuts)]
+        stages = [*self.enc_blocks, *self.dec_blocks]
+        x = target.bottleneck
+        for scale, stage in enumerate(stages):
+            if scale:
+                x = self.upsample_blocks[scale - 1](x, scales[scale])
+            if statistics:
+                x = x + self.prototype_terms[scale](scales[scale], statistics[scale])
+            x = stage(x, [c.maps[scale] for c in contexts], own, positions)
+        return self.output_block(x)
+
+
+class Medverse(ContextNetwork):
+    """In-context network of the Medverse paper.
+
+    Parameters
+    ----------
+    channels
+        Width of every stage, fine to coarse; the published network has
+        (32, 64, 128, 256, 512).
+    conv_layers
+        Convolutions in each residual unit.
+    tokens
+        "strided" for published weights, "block" as the paper draws it.
+    prototypes
+        Add similarities to foreground and background prototypes in the decoder (ours).
+    residual
+        Predict a correction of the autoregressive label, and of the target in image
+        tasks, instead of the label itself (ours). The network then has two outputs, a
+        mask logit and an intensity.
+    width
+        The attention's width m, a multiple of 6.
+    blocks
+        Tokens per axis, p; every side must be a multiple of p at the coarsest stage.
+
+    Raises
+    ------
+    MedverseError
+        An unknown token layout or a width that is not a multiple of 6.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        conv_layers: int = 2,
+        tokens: str = "strided",
+        prototypes: bool = False,
+        residual: bool = False,
+        width: int = 66,
+        blocks: int = 4,
+    ) -> None:
+        super().__init__()
+        if tokens not in LAYOUTS:
+            raise MedverseError(f"tokens must be one of {LAYOUTS}, not {tokens!r}.")
+        if width % 6:
+            raise MedverseError(f"The attention width must be a multiple of 6, not {width}.")
+        channels = tuple(channels)
+        self.residual, self.prototypes, self.blocks = residual, prototypes, blocks
+        self.divisor = blocks * 2 ** (len(channels) - 1)
+        bam = BamOptions(width, blocks, tokens)
+
+        # Stored in the checkpoint although it is a constant, hence a frozen parameter.
+        self.sincos_pos_embed = nn.Parameter(
+            position_table(blocks, width).unsqueeze(0), requires_grad=False
+        )
+        self.target_code = nn.Parameter(torch.randn(width) * 0.02)
+        self.image_context_code = nn.Parameter(torch.randn(width) * 0.02)
+        self.image_context_embedding = nn.Parameter(torch.randn(channels[0]) * 0.02)
+        self.target_encoder = TargetEncoder(channels, conv_layers)
+        self.context_unet = ContextUNet(channels, conv_layers, bam)
+        outputs = 2 if residual else 1
+        self.target_decoder = TargetDecoder(channels, conv_layers, bam, outputs, prototypes)
+        if residual:
+            # Training starts at the prior itself.
+            nn.init.zeros_(self.target_decoder.output_block.block[-1].weight)
+            nn.init.zeros_(self.target_decoder.output_block.block[-1].bias)
+
+    def encode_target(self, target: Tensor) -> TargetFeatures:
+        """Encode the target (B, 1, D, H, W)."""
+        return TargetFeatures(target, *self.target_encoder(target))
+
+    def encode_context(
+        self, image: Tensor, label: Tensor, target: TargetFeatures, *, autoregressive: bool = False
+    ) -> ContextFeatures:
+        """Encode a group of pairs, (B, L, 1, D, H, W) each, to their mean features."""
+        positions = self._positions()
+        own = positions.autoregressive if autoregressive else positions.semantic
+        marker = self.image_context_embedding if autoregressive else None
+        maps = self.context_unet(image, label, target, own, positions.target, marker)
+        statistics: tuple[Tensor, ...] = ()
+        if self.prototypes and not autoregressive:
+            statistics = self._prototype_statistics(image, label)
+        return ContextFeatures(tuple(m.mean(dim=1) for m in maps), image.shape[1], statistics)
+
+    def decode(
+        self,
+        target: TargetFeatures,
+        semantic: ContextFeatures | None,
+        autoregressive: ContextFeatures | None = None,
+        *,
+        ar_label: Tensor | None = None,
+        task: str = "labels",
+        logits: bool = False,
+    ) -> Tensor:
+        """Decode the prediction from target features and context means.
+
+        Parameters
+        ----------
+        semantic, autoregressive
+            Mean features of the pairs, and of the autoregressive pair; either may be None.
+        ar_label
+            (B, 1, D, H, W), the label of the autoregressive pair, which a ``residual``
+            network corrects; None where there is none.
+        task
+            "labels" or "image"; it selects the output of a ``residual`` network.
+        logits
+            Return the mask logit of a ``residual`` network instead of the probability.
+
+        Returns
+        -------
+        Tensor
+            (B, 1, D, H, W) float32.
+        """
+        positions = self._positions()
+        contexts, terms = [], []
+        if semantic is not None:
+            contexts.append(semantic)
+            terms.append(positions.semantic)
+        if autoregressive is not None:
+            contexts.append(autoregressive)
+            terms.append(positions.autoregressive)
+        if not contexts:
+            raise MedverseError("Medverse needs context pairs or an autoregressive pair.")
+        statistics = semantic.prototypes if semantic is not None else ()
+        raw = self.target_decoder(target, contexts, statistics, positions.target, terms).float()
+        if not self.residual:
+            return raw
+        if task == "image":
+            return target.image.float() + raw[:, 1:]
+        logit = raw[:, :1]
+        if ar_label is not None:
+            logit = logit + PRIOR_GAIN * torch.logit(ar_label.float().clamp(*PRIOR_RANGE))
+        return logit if logits else torch.sigmoid(logit)
+
+    def forward(
+        self,
+        target: Tensor,
+        context_images: Tensor | None,
+        context_labels: Tensor | None,
+        ar_image: Tensor | None = None,
+        ar_label: Tensor | None = None,
+        mini_context: int = 3,
+        *,
+        task: str = "labels",
+        logits: bool = False,
+        shuffle: bool = False,
+    ) -> Tensor:
+        """Predict the target's label: one autoregressive step (equation 2).
+
+        Parameters
+        ----------
+        target
+            (B, 1, D, H, W) float in [0, 1], sides multiples of ``divisor``.
+        context_images, context_labels
+            (B, L, 1, D, H, W); None where an autoregressive pair is given.
+        ar_image, ar_label
+            (B, 1, 1, D, H, W), coarse target and coarse prediction up-sampled to this grid.
+        mini_context
+            Pairs encoded at once (APSP); the result does not depend on it.
+
+        Returns
+        -------
+        Tensor
+            (B, 1, D, H, W) float32. Published weights regress the label, unclamped; a
+            ``residual`` network gives a probability, or an intensity for task "image".
+
+        Raises
+        ------
+        MedverseError
+            Shapes do not fit the network or each other, or there is no context at all.
+        """
+        self.check_input(
+            target,
+            ("context images", context_images),
+            ("context labels", context_labels),
+            ("autoregressive image", ar_image),
+            ("autoregressive label", ar_label),
+        )
+        features = self.encode_target(target)
+        semantic = autoregressive = None
+        if context_images is not None:
+            semantic = self.encode_contexts(
+                context_images, context_labels, features, mini_context, shuffle
+            )
+        if ar_image is not None:
+            autoregressive = self.encode_context(ar_image, ar_label, features, autoregressive=True)
+        prior = None if ar_label is None else ar_label[:, 0]
+        return self.decode(
+            features, semantic, autoregressive, ar_label=prior, task=task, logits=logits
+        )
+
+    def _positions(self) -> Positions:
+        table = self.sincos_pos_embed[0]
+        return Positions(table + self.target_code, table, table + self.image_context_code)
+
+    def _prototype_statistics(self, image: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+        shortcuts, bottleneck = self.target_encoder(image.flatten(0, 1))
+        maps = [m.unflatten(0, image.shape[:2]) for m in (bottleneck, *reversed(shortcuts))]
+        return proto.measure(maps, label, self.blocks)

@@ -1,0 +1,203 @@
+"""Neuroverse3D: U-shape fusion of a context U-Net and a target U-Net by convolution.
+
+Source: "Neuroverse3D: Developing In-Context Learning Universal Model for Neuroimaging
+in 3D", section 3.1 and figures 2 and 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import MedverseError
+from .base import ContextNetwork
+from .blocks import (
+    ContextDown,
+    ContextStage,
+    ContextUp,
+    OutputBlock,
+    PerPair,
+    ResidualUnit,
+    TargetEncoder,
+    TargetUp,
+)
+from .features import ContextFeatures, TargetFeatures
+
+
+class FusedContextStage(ContextStage):
+    """Target-to-context fusion: GELU(h + conv([h, target shortcut])) (equation 4)."""
+
+    def __init__(self, channels: int, conv_layers: int) -> None:
+        super().__init__(channels, conv_layers)
+        self.combine_conv_context = PerPair(nn.Conv3d(2 * channels, channels, 1))
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        h = self.context_conv(x)
+        shared = shortcut.unsqueeze(1).expand_as(h)
+        return F.gelu(h + self.combine_conv_context(torch.cat([h, shared], dim=2)))
+
+
+class FusedTargetStage(nn.Module):
+    """Context-to-target fusion: GELU(h + conv([context mean, h])) (equation 5)."""
+
+    def __init__(self, channels: int, conv_layers: int) -> None:
+        super().__init__()
+        self.target_conv = ResidualUnit(channels, conv_layers)
+        self.combine_conv_target = PerPair(nn.Conv3d(2 * channels, channels, 1))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        h = self.target_conv(x)
+        joined = torch.cat([context, h], dim=1).unsqueeze(1)
+        return F.gelu(h + self.combine_conv_target(joined).squeeze(1))
+
+
+class ContextUNet(nn.Module):
+    """The context branch; it returns the map of every decoder stage, coarse to fine."""
+
+    def __init__(self, channels: tuple[int, ...], conv_layers: int) -> None:
+        super().__init__()
+        reverse = channels[::-1]
+        self.context_embedding = PerPair(nn.Conv3d(2, channels[0], 1))
+        self.enc_blocks = nn.ModuleList(FusedContextStage(c, conv_layers) for c in channels[:-1])
+        self.enc_blocks.append(ContextStage(channels[-1], conv_layers))
+        self.downsample_blocks = nn.ModuleList(
+            ContextDown(c, n) for c, n in zip(channels, channels[1:], strict=False)
+        )
+        self.upsample_blocks = nn.ModuleList(
+            ContextUp(c, n) for c, n in zip(reverse, reverse[1:], strict=False)
+        )
+        self.dec_blocks = nn.ModuleList(ContextStage(c, conv_layers) for c in reverse[1:])
+
+    def forward(self, image: Tensor, label: Tensor, target: TargetFeatures) -> list[Tensor]:
+        x = self.context_embedding(torch.cat([image, label], dim=2))
+        shortcuts = []
+        for stage, down, shared in zip(
+            self.enc_blocks, self.downsample_blocks, target.shortcuts, strict=False
+        ):
+            x = stage(x, shared)
+            shortcuts.append(x)
+            x = down(x)
+        x = self.enc_blocks[-1](x)
+        maps = [x]
+        for up, stage in zip(self.upsample_blocks, self.dec_blocks, strict=True):
+            x = stage(up(x, shortcuts.pop()))
+            maps.append(x)
+        return maps
+
+
+class TargetDecoder(nn.Module):
+    """The target's decoder, fused with the mean context map at every stage."""
+
+    def __init__(self, channels: tuple[int, ...], conv_layers: int) -> None:
+        super().__init__()
+        reverse = channels[::-1]
+        self.enc_blocks = nn.ModuleList([FusedTargetStage(channels[-1], conv_layers)])
+        self.dec_blocks = nn.ModuleList(FusedTargetStage(c, conv_layers) for c in reverse[1:])
+        self.upsample_blocks = nn.ModuleList(
+            TargetUp(c, n) for c, n in zip(reverse, reverse[1:], strict=False)
+        )
+        self.output_block = OutputBlock(channels[0], conv_layers)
+
+    def forward(self, target: TargetFeatures, context: ContextFeatures) -> Tensor:
+        x = self.enc_blocks[0](target.bottleneck, context.maps[0])
+        stages = zip(
+            self.upsample_blocks,
+            self.dec_blocks,
+            reversed(target.shortcuts),
+            context.maps[1:],
+            strict=True,
+        )
+        for up, stage, shortcut, mean in stages:
+            x = stage(up(x, shortcut), mean)
+        return self.output_block(x)
+
+
+class Neuroverse3D(ContextNetwork):
+    """In-context network of the Neuroverse3D paper.
+
+    Parameters
+    ----------
+    channels
+        Width of every stage, fine to coarse; the published network has
+        (32, 64, 128, 256, 512).
+    conv_layers
+        Convolutions in each residual unit.
+    """
+
+    def __init__(self, channels: tuple[int, ...], conv_layers: int = 2) -> None:
+        super().__init__()
+        channels = tuple(channels)
+        self.divisor = 2 ** (len(channels) - 1)
+        self.target_encoder = TargetEncoder(channels, conv_layers)
+        self.context_unet = ContextUNet(channels, conv_layers)
+        self.target_decoder = TargetDecoder(channels, conv_layers)
+
+    def encode_target(self, target: Tensor) -> TargetFeatures:
+        """Encode the target (B, 1, D, H, W)."""
+        return TargetFeatures(target, *self.target_encoder(target))
+
+    def encode_context(
+        self, image: Tensor, label: Tensor, target: TargetFeatures, *, autoregressive: bool = False
+    ) -> ContextFeatures:
+        """Encode a group of pairs, (B, L, 1, D, H, W) each, to their mean maps (equation 1)."""
+        if autoregressive:
+            raise MedverseError("Neuroverse3D takes no autoregressive pair; use Medverse weights.")
+        maps = self.context_unet(image, label, target)
+        return ContextFeatures(tuple(m.mean(dim=1) for m in maps), image.shape[1])
+
+    def decode(
+        self,
+        target: TargetFeatures,
+        semantic: ContextFeatures | None,
+        autoregressive: ContextFeatures | None = None,
+        *,
+        ar_label: Tensor | None = None,
+        task: str = "labels",
+    ) -> Tensor:
+        """Decode the prediction (B, 1, D, H, W); ``task`` makes no difference here."""
+        if semantic is None or autoregressive is not None:
+            raise MedverseError("Neuroverse3D needs semantic context and takes no other.")
+        return self.target_decoder(target, semantic).float()
+
+    def forward(
+        self,
+        target: Tensor,
+        context_images: Tensor,
+        context_labels: Tensor,
+        ar_image: Tensor | None = None,
+        ar_label: Tensor | None = None,
+        mini_context: int = 3,
+        *,
+        task: str = "labels",
+        shuffle: bool = False,
+    ) -> Tensor:
+        """Predict the label of the target from context pairs.
+
+        Parameters
+        ----------
+        target
+            (B, 1, D, H, W) float in [0, 1].
+        context_images, context_labels
+            (B, L, 1, D, H, W).
+        mini_context
+            Pairs encoded at once (APSP).
+
+        Returns
+        -------
+        Tensor
+            (B, 1, D, H, W) float32, the regressed label, neither clamped nor thresholded.
+
+        Raises
+        ------
+        MedverseError
+            Shapes do not fit, or an autoregressive pair was given.
+        """
+        if context_images is None or ar_image is not None or ar_label is not None:
+            raise MedverseError("Neuroverse3D needs semantic context and takes no other.")
+        self.check_input(target, ("context images", context_images), ("labels", context_labels))
+        features = self.encode_target(target)
+        semantic = self.encode_contexts(
+            context_images, context_labels, features, mini_context, shuffle
+        )
+        return self.decode(features, semantic)
