@@ -1,0 +1,134 @@
+"""What is asked of the engine, as one immutable object."""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from ..errors import MedverseError
+from .context import ContextPair, ContextSet, Task
+from .volume import Volume, as_volume
+
+Align = Literal["none", "rigid", "affine", "auto"]
+Prior = Literal["none", "vote", "auto"]
+Placement = Literal["field", "spacing", "world"]
+
+_ALIGN = ("none", "rigid", "affine", "auto")
+_PRIOR = ("none", "vote", "auto")
+_PLACEMENT = ("field", "spacing", "world")
+_run_ids = itertools.count(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One prediction asked for; checked when it is made, so that errors come at once.
+
+    Attributes
+    ----------
+    target : Volume
+        The scan to predict, any shape and numeric dtype.
+    pairs : tuple of ContextPair
+        At least one; all of one task.
+    classes : tuple of int
+        Label values to predict, in this order; None means every value present.
+        Empty for image tasks.
+    align : {"none", "rigid", "affine", "auto"}
+        How pairs are brought to the target: "none" as in the papers (see `placement`).
+    prior : {"none", "vote", "auto"}
+        First autoregressive label: none as in the papers, or the aligned label vote;
+        "auto" votes where every pair used was aligned.
+    placement : {"field", "spacing", "world"}
+        Where a pair lies that is not aligned: resized to the target's field of view (as the
+        papers do), centred at its physical size, or placed by its affine.
+    mini_context : int
+        Pairs encoded at a time; memory grows with it, the result does not change beyond
+        rounding (Neuroverse3D, adaptive parallel-sequential processing).
+    levels : int, optional
+        Number of autoregressive levels T; None follows equation 3 of Medverse.
+    stop_level : int, optional
+        Stop after this level (1-based) and leave the finer ones out.
+    overlap : float, optional
+        Overlap of neighbouring windows as a fraction; None takes the weights' own default.
+    threshold : float
+        Probability from which a voxel counts as labelled.
+    skip : float
+        Windows in which the coarse probability of a class is everywhere below this value, or
+        above 1 minus it, keep the coarse prediction. 0 computes every window.
+    visible : tuple of (float or None), optional
+        Per axis, the target index of the slice in view (None: no slice on this axis). Windows
+        that meet it are computed first; the result does not depend on it.
+    run_id : int
+        Unique in this process and ascending: the newest request wins.
+
+    Raises
+    ------
+    MedverseError
+        Anything in the request cannot be used; the message names the volume or option.
+    """
+
+    target: Volume
+    pairs: tuple[ContextPair, ...]
+    classes: tuple[int, ...] | None = None
+    align: Align = "auto"
+    prior: Prior = "auto"
+    placement: Placement = "field"
+    mini_context: int = 1
+    levels: int | None = None
+    stop_level: int | None = None
+    overlap: float | None = None
+    threshold: float = 0.5
+    skip: float = 0.0
+    visible: tuple[float | None, float | None, float | None] | None = None
+    run_id: int = field(default_factory=lambda: next(_run_ids))
+
+    def __post_init__(self) -> None:
+        target = as_volume(self.target, "target")
+        if target.data.min() == target.data.max():
+            raise MedverseError(
+                f"{target.label}: every voxel of the target has the same value; choose another scan"
+            )
+        context = self.pairs if isinstance(self.pairs, ContextSet) else ContextSet(self.pairs)
+        classes = context.validate(self.classes)
+        for name, value in (("target", target), ("pairs", tuple(context)), ("classes", classes)):
+            object.__setattr__(self, name, value)
+        self._check_options()
+
+    @property
+    def task(self) -> Task:
+        """The common task of the pairs."""
+        return self.pairs[0].task
+
+    def _check_options(self) -> None:
+        _check_choice("align", self.align, _ALIGN)
+        _check_choice("prior", self.prior, _PRIOR)
+        _check_choice("placement", self.placement, _PLACEMENT)
+        _check_count("mini_context", self.mini_context)
+        for name in ("levels", "stop_level"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        if self.levels is not None and self.levels > 1 + np.log2(max(self.target.shape)):
+            raise MedverseError(
+                f"levels is {self.levels}: too many for a target of shape {self.target.shape}"
+            )
+        if self.overlap is not None:
+            _check_range("overlap", self.overlap, 0.0, 0.9)
+        _check_range("threshold", self.threshold, 0.0, 1.0)
+        _check_range("skip", self.skip, 0.0, 0.49)
+        if self.visible is not None and len(self.visible) != 3:
+            raise MedverseError("visible needs three entries: a slice index or None per axis")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise MedverseError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise MedverseError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise MedverseError(f"{name} must lie between {low} and {high}, got {value!r}")
