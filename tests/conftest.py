@@ -1,0 +1,18 @@
+"""What every test gets: a cache folder of its own, and one thread."""
+
+import os
+
+# Before torch is imported: arrays in tests are so small that threads only cost time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from napari_medverse.paths import CACHE_VARIABLE
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch):
+    """Point the cache folder at an empty one, so that no test sees another's files."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
+    return folder
