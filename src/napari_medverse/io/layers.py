@@ -18,9 +18,8 @@ from .nifti import NiftiContent, load, stem, write_nifti
 
 LayerData = tuple[np.ndarray, dict[str, Any], str]
 
-_LABEL_WORDS = re.compile(
-    r"(^|[^a-z])(labels?(tr|ts)?|seg(mentations?|s)?|masks?|annotations?|gt)([^a-z]|$)"
-)
+_LABEL_WORD = r"labels?(?:tr|ts)?|seg(?:mentation)?s?|masks?|annotations?"
+_LABEL_NAME = re.compile(rf"(?:^|[^a-z])(?:{_LABEL_WORD})(?:[^a-z]|$)")
 
 
 def read_layers(path: str | os.PathLike) -> list[LayerData]:
@@ -135,17 +134,18 @@ def looks_like_labels(content: NiftiContent, path: str | os.PathLike) -> bool:
     """Tell whether a file holds labels: by its header, its name or folder, or its values.
 
     Only whole, non-negative numbers can be labels. Then the header's intent decides, or a
-    word such as ``seg`` or ``labels`` in the file's or the folder's name, or, for integers,
+    word such as ``seg`` or ``labels`` in the file's name or as the folder's, or, for integers,
     values that are few or form regions, as in ``ContextPair``.
     """
     data = content.data
     if data.min() < 0 or (data.dtype.kind == "f" and not _are_whole(data)):
         return False
-    path = Path(path)
-    names = (stem(path).lower(), path.absolute().parent.name.lower())
-    if content.is_label or any(_LABEL_WORDS.search(name) for name in names):
+    folder = Path(path).absolute().parent.name.lower()
+    if content.is_label or _LABEL_NAME.search(stem(path).lower()):
         return True
-    return data.dtype.kind in "iu" and data.max() > data.min() and judge_task(data) == "labels"
+    if re.fullmatch(_LABEL_WORD, folder):
+        return True
+    return data.dtype.kind in "iu" and bool(data.any()) and judge_task(data) == "labels"
 
 
 def _are_whole(data: np.ndarray) -> bool:
