@@ -1,0 +1,1 @@
+"""Training: synthetic anatomies, in-context tasks, losses and the training loop."""

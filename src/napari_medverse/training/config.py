@@ -1,0 +1,193 @@
+"""Settings of a training run, as read from a YAML or JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from napari_medverse.errors import MedverseError
+
+Span = tuple[float, float]
+
+IMAGE_TASKS = (
+    "bias",
+    "gaussian_noise",
+    "salt_and_pepper",
+    "slices_to_volume",
+    "inpainting",
+    "super_resolution",
+    "skull_stripping",
+    "modality",
+)
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkSettings(_Settings):
+    """Constructor arguments of the network that is trained."""
+
+    kind: Literal["medverse", "neuroverse3d"] = "medverse"
+    channels: tuple[int, ...] = (16, 32, 64)
+    conv_layers: int = 2
+    tokens: Literal["block", "strided"] = "block"
+    prototypes: bool = True
+    residual: bool = True
+
+
+class AnatomySettings(_Settings):
+    """Shares of anatomy kinds, modality families and poses; see ``training.anatomy``."""
+
+    kinds: dict[str, float] = {"head": 1, "brain": 1, "body": 0.7, "limbs": 0.5, "tissue": 0.8}
+    families: dict[str, float] = {"ct": 1.2, "mr": 1, "fluorescence": 0.4}
+    poses: dict[str, float] = {"aligned": 0.6, "mild": 0.2, "strong": 0.2}
+    partial: float = Field(0.35, ge=0, le=1, description="share of cropped fields of view")
+    partial_zoom: Span = (0.35, 0.8)
+    variation: Span = (0.3, 1.3)
+    quantiles: Span = (0.001, 0.999)
+    reuse: int = Field(4, ge=1, description="steps in which one anatomy is used")
+
+
+class SegmentationSettings(_Settings):
+    """Foregrounds and task augmentation (Neuroverse3D supplement B.3)."""
+
+    group: float = Field(0.5, description="probability of several structures as foreground")
+    largest_group: int = 10
+    fraction: Span = Field((0.006, 0.6), description="bounds of the foreground's share")
+    soft: float = Field(0.4, description="probability of partial-volume labels")
+    sobel: float = 0.0
+    inversion: float = 0.05
+    dilation: float = 0.05
+    erosion: float = 0.05
+
+
+class ImageTaskSettings(_Settings):
+    """Image tasks: sampling rates and loss weights (Neuroverse3D supplement B.2)."""
+
+    rates: dict[str, float] = dict.fromkeys(IMAGE_TASKS, 1.0)
+    weights: dict[str, float] = dict.fromkeys(IMAGE_TASKS, 1.0) | {"slices_to_volume": 0.5}
+    overlap: float = Field(0.05, description="probability of each further degradation")
+    random_modality: float = 0.05
+
+    @field_validator("rates", "weights")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(value) - set(IMAGE_TASKS))
+        if unknown:
+            raise ValueError(f"unknown image tasks {unknown}; known are {list(IMAGE_TASKS)}")
+        return value
+
+
+class AugmentationSettings(_Settings):
+    """Image augmentation, with the probabilities of Neuroverse3D supplement B.3."""
+
+    affine: float = 0.05
+    elastic: float = 0.05
+    flip: float = 0.05
+    rotation: float = 0.05
+    shift: float = 0.2
+    scale: float = 0.2
+    noise: float = 0.1
+    inversion: float = 0.05
+    random_modality: float = 0.05
+
+
+class AutoregressiveSettings(_Settings):
+    """What stands in for the coarse prediction in training."""
+
+    probability: float = 0.6
+    kinds: dict[str, float] = {"vote": 0.55, "degraded": 0.2, "own": 0.25}
+    coarse_image: float = Field(0.5, description="probability of a down- and up-sampled image")
+
+
+class Stage(_Settings):
+    """One stretch of the curriculum."""
+
+    size: int = Field(ge=8)
+    tasks: int = Field(8, ge=1, description="episodes in a step")
+    steps: int = Field(ge=1)
+    lr: float = 1.5e-3
+    contexts: tuple[int, int] = Field((1, 4), description="fewest and most pairs in an episode")
+    canonical: int = Field(96, description="side of the grid an anatomy is painted on")
+    autoregressive: float | None = Field(None, description="overrides the general probability")
+    fraction: Span | None = Field(None, description="overrides the foreground's bounds")
+
+
+class TrainingConfig(_Settings):
+    """Everything that defines a run; equal configs and seeds give equal runs."""
+
+    network: NetworkSettings = NetworkSettings()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    anatomy: AnatomySettings = AnatomySettings()
+    segmentation: SegmentationSettings = SegmentationSettings()
+    image: ImageTaskSettings = ImageTaskSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    autoregressive: AutoregressiveSettings = AutoregressiveSettings()
+    segmentation_share: float = Field(0.85, ge=0, le=1)
+    data: tuple[Path, ...] = Field((), description="nnU-Net folders, a second source of episodes")
+    data_share: float = Field(0.5, ge=0, le=1)
+    seed: int = 0
+    initial: Path | None = Field(None, description="weights (.safetensors of ours) to start from")
+    segmentation_loss: Literal["dice_bce", "smooth_l1"] = "dice_bce"
+    segmentation_weight: float = 1.0
+    image_weight: float = 5.0
+    standardise: bool = True
+    mini_context: int = 8
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    last_lr: float = Field(0.05, description="end of the cosine, as a part of the stage's lr")
+    clip: float = 1.0
+    ema: float = 0.998
+    precision: Literal["bf16", "fp32"] = "bf16"
+    checkpoint_seconds: float = 180
+    log_every: int = 10
+    validate_every: int = 200
+    validation_episodes: int = 24
+    validation_seed: int = 990_001
+    threads: int | None = None
+    workers: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole curriculum."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, Stage, int]:
+        """Return index, stage and the step within the stage of a global step."""
+        for index, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return index, stage, step
+            step -= stage.steps
+        return len(self.stages) - 1, self.stages[-1], self.stages[-1].steps
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the settings, in hexadecimal."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_config(path: str | Path) -> TrainingConfig:
+    """Read a YAML or JSON file.
+
+    Raises
+    ------
+    MedverseError
+        The file is missing or does not describe a training run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MedverseError(f"{path}: no such config file; see training/configs for examples.")
+    try:
+        return TrainingConfig.model_validate(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise MedverseError(f"{path}: not valid YAML or JSON ({error}).") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise MedverseError(f"{path}: {where}: {first['msg']}.") from error

@@ -1,0 +1,134 @@
+"""The stream of batches: one a step, a pure function of (config, step)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from napari_medverse.training.anatomy import Anatomy, cohort, random_anatomy
+from napari_medverse.training.config import TrainingConfig
+from napari_medverse.training.tasks import (
+    Batch,
+    Episode,
+    Plan,
+    collate,
+    image_episode,
+    segmentation_episode,
+)
+
+
+def make_batch(config: TrainingConfig, step: int, source: EpisodeSource | None = None) -> Batch:
+    """Return the batch of a step; equal arguments give equal batches."""
+    source = source or EpisodeSource(config)
+    _, stage, _ = config.stage_at(step)
+    plan = step_plan(config, step)
+    episodes = [source.episode(step, slot, plan) for slot in range(stage.tasks)]
+    return collate(episodes, plan.task)
+
+
+def step_plan(config: TrainingConfig, step: int) -> Plan:
+    """Draw what the episodes of a step have in common."""
+    _, stage, _ = config.stage_at(step)
+    rng = np.random.default_rng([config.seed, step, 0])
+    share = config.autoregressive.probability
+    if stage.autoregressive is not None:
+        share = stage.autoregressive
+    return Plan(
+        task="labels" if rng.random() < config.segmentation_share else "image",
+        size=stage.size,
+        contexts=int(rng.integers(stage.contexts[0], stage.contexts[1] + 1)),
+        autoregressive=bool(rng.random() < share),
+    )
+
+
+class EpisodeSource:
+    """Makes episodes of synthetic anatomies; keeps the anatomies in use."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self._anatomies: OrderedDict[tuple[int, ...], Anatomy] = OrderedDict()
+
+    def episode(self, step: int, slot: int, plan: Plan) -> Episode:
+        """Return the episode in one slot of a step's batch."""
+        config = self.config
+        _, stage, _ = config.stage_at(step)
+        rng = np.random.default_rng([config.seed, step, slot + 1])
+        fraction = stage.fraction or config.segmentation.fraction
+        for attempt in range(20):
+            anatomy = self._anatomy(step, slot, stage.canonical, attempt // 4)
+            settings = config.anatomy
+            mode = _pick(rng, settings.poses)
+            zoom = rng.uniform(0.95, 1.3)
+            if rng.random() < settings.partial:
+                zoom = rng.uniform(*settings.partial_zoom)
+            specimens = cohort(
+                rng,
+                anatomy,
+                plan.contexts + 1,
+                plan.size,
+                mode,
+                zoom,
+                rng.uniform(*settings.variation),
+                True,
+                settings.families,
+                settings.quantiles,
+            )
+            if plan.task == "image":
+                return image_episode(rng, specimens, config, plan)
+            # a cohort without a fitting foreground in the end gets looser bounds
+            bounds = fraction if attempt < 12 else (fraction[0] / 8, 0.95)
+            episode = segmentation_episode(rng, specimens, config, plan, mode, bounds)
+            if episode is not None:
+                return episode
+        raise RuntimeError(f"no foreground within {fraction} in 20 anatomies at step {step}")
+
+    def _anatomy(self, step: int, slot: int, size: int, attempt: int) -> Anatomy:
+        # slots change their anatomies at different steps, so that no step pays for all
+        reuse = self.config.anatomy.reuse
+        key = (self.config.seed, (step + slot) // reuse, slot, size, attempt)
+        if key not in self._anatomies:
+            rng = np.random.default_rng([*key, 77])
+            self._anatomies[key] = random_anatomy(rng, size, self.config.anatomy.kinds)
+            while len(self._anatomies) > 40:
+                self._anatomies.popitem(last=False)
+        return self._anatomies[key]
+
+
+def _pick(rng: np.random.Generator, shares: dict[str, float]) -> str:
+    names = list(shares)
+    weights = np.array([shares[n] for n in names])
+    return names[int(rng.choice(len(names), p=weights / weights.sum()))]
+
+
+class StepStream(IterableDataset):
+    """Batches from ``start`` to the end; process ``rank`` of ``world`` takes its own seeds."""
+
+    def __init__(self, config: TrainingConfig, start: int, rank: int = 0) -> None:
+        # every process of a multi-GPU run draws other episodes of the same plan
+        self.config, self.start, self.rank = config, start, rank
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.set_num_threads(1)
+        info = get_worker_info()
+        first, stride = (info.id, info.num_workers) if info else (0, 1)
+        source = EpisodeSource(self.config)
+        for step in range(self.start + first, self.config.steps, stride):
+            _, stage, _ = self.config.stage_at(step)
+            plan = step_plan(self.config, step)
+            slots = range(self.rank * stage.tasks, (self.rank + 1) * stage.tasks)
+            yield collate([source.episode(step, slot, plan) for slot in slots], plan.task)
+
+
+def step_loader(config: TrainingConfig, start: int, rank: int = 0) -> DataLoader:
+    """Return a loader that yields the batches of steps ``start``, ``start + 1``, ..."""
+    return DataLoader(
+        StepStream(config, start, rank),
+        batch_size=None,
+        num_workers=config.workers,
+        prefetch_factor=6 if config.workers else None,
+        multiprocessing_context="spawn" if config.workers else None,
+    )
