@@ -132,7 +132,7 @@ def as_volume(value: "np.ndarray | Volume", name: str = "") -> Volume:
 
 def content_key(array: np.ndarray) -> str:
     """Hash an array's bytes together with its shape and dtype."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()
     digest.update(f"{array.dtype.str}{array.shape}".encode())
     if array.flags.c_contiguous:
         digest.update(array.reshape(-1).view(np.uint8))
