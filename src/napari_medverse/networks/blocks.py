@@ -13,16 +13,18 @@ from torch.nn import functional as F
 
 
 class PerPair(nn.Module):
-    """Applies a module to every pair of a (B, L, C, D, H, W) tensor."""
+    """A module applied to every pair by itself, as checkpoint keys ending in ``.module`` say.
+
+    Pairs are folded into the batch, (B L, C, D, H, W), so that channels-last tensors
+    keep their layout from one convolution to the next.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, pairs = x.shape[:2]
-        y = self.module(x.flatten(0, 1))
-        return y.unflatten(0, (batch, pairs))
+        return self.module(x)
 
 
 class ResidualUnit(nn.Module):
@@ -53,6 +55,42 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
 
 
+def join(conv: nn.Conv3d, first: Tensor, second: Tensor) -> Tensor:
+    """Return ``conv(cat([first, second]))`` of a 1x1x1 convolution without concatenating.
+
+    ``first`` may be half as fine as ``second``; it is up-sampled after its share of the
+    convolution. Both are linear, so their order does not matter, and the narrower map
+    is the cheaper one to up-sample.
+    """
+    split = first.shape[1]
+    left = F.conv3d(first, conv.weight[:, :split])
+    if left.shape[-3:] != second.shape[-3:]:
+        left = upsample(left)
+    return left + F.conv3d(second, conv.weight[:, split:], conv.bias)
+
+
+def stack_pairs(image: Tensor, label: Tensor) -> Tensor:
+    """Fold images and labels, (B, L, 1, D, H, W) each, to (B L, 2, D, H, W)."""
+    pairs = torch.cat([image, label], dim=2).flatten(0, 1)
+    return pairs.contiguous(memory_format=torch.channels_last_3d)
+
+
+def mean_over_pairs(x: Tensor, count: int) -> Tensor:
+    """Average (B L, C, d, h, w) over the L = ``count`` pairs of each batch element."""
+    if count == 1:
+        return x
+    # Adding whole maps is several times faster than a strided reduction.
+    first, *others = x.unflatten(0, (-1, count)).unbind(dim=1)
+    for other in others:
+        first = first + other
+    return first / count
+
+
+def per_pair(x: Tensor, like: Tensor) -> Tensor:
+    """Repeat a map of the target (B, C, ...) for each pair of ``like`` (B L, C, ...)."""
+    return x.repeat_interleave(like.shape[0] // x.shape[0], dim=0)
+
+
 class TargetStage(nn.Module):
     """Residual unit of one encoder stage of the target."""
 
@@ -81,7 +119,7 @@ class TargetUp(nn.Module):
         self.target_conv_layer = nn.Conv3d(channels + out_channels, out_channels, 1)
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        return self.target_conv_layer(torch.cat([upsample(x), shortcut], dim=1))
+        return join(self.target_conv_layer, x, shortcut)
 
 
 class TargetEncoder(nn.Module):
@@ -134,8 +172,7 @@ class ContextUp(nn.Module):
         self.context_conv_layer = PerPair(nn.Conv3d(channels + out_channels, out_channels, 1))
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        upsampled = upsample(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return self.context_conv_layer(torch.cat([upsampled, shortcut], dim=2))
+        return join(self.context_conv_layer.module, x, shortcut)
 
 
 class OutputBlock(nn.Module):

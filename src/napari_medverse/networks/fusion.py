@@ -33,29 +33,70 @@ def position_table(blocks: int, width: int) -> Tensor:
     return torch.cat(parts, dim=1).float()
 
 
+def token_side(x: Tensor, blocks: int) -> int:
+    """Tokens per axis of this map: ``blocks``, or the largest part of it that divides the grid.
+
+    Published networks always have ``blocks``; ours also run on windows whose coarsest map
+    is smaller than that.
+    """
+    return math.gcd(blocks, *x.shape[-3:])
+
+
+def fit_positions(table: Tensor, side: int) -> Tensor:
+    """Average a (p^3, width) table of positions down to ``side`` tokens per axis."""
+    p = round(table.shape[0] ** (1 / 3))
+    if p == side:
+        return table
+    k = p // side
+    cells = table.reshape(side, k, side, k, side, k, -1)
+    return cells.mean(dim=(1, 3, 5)).reshape(side**3, -1)
+
+
 def to_tokens(x: Tensor, blocks: int, layout: str) -> Tensor:
-    """Cut (B, C, D, H, W) into (B, p^3, C, D/p, H/p, W/p) tokens.
+    """Cut (B, C, D, H, W) into (B, p^3, N C) tokens of N voxels, channels fastest.
 
     ``strided`` makes token (i, j, k) the sub-grid ``x[i::p, j::p, k::p]`` as the
     published code does; ``block`` makes it a contiguous block as the paper draws it.
+    Attention does not depend on the order within a token, so the one that copies whole
+    voxels of a channels-last map is used.
     """
     batch, channels, *grid = x.shape
-    d, h, w = (side // blocks for side in grid)
-    p = blocks
-    if layout == "strided":
-        x = x.reshape(batch, channels, d, p, h, p, w, p).permute(0, 3, 5, 7, 1, 2, 4, 6)
-    else:
-        x = x.reshape(batch, channels, p, d, p, h, p, w).permute(0, 2, 4, 6, 1, 3, 5, 7)
-    return x.reshape(batch, p**3, channels, d, h, w)
+    x = x.permute(0, 2, 3, 4, 1).reshape(batch, *_cut(grid, blocks, layout), channels)
+    return x.permute(_ORDER[layout]).reshape(batch, blocks**3, -1)
 
 
-def from_tokens(tokens: Tensor, blocks: int, layout: str) -> Tensor:
-    """Undo :func:`to_tokens`."""
-    batch, _, channels, d, h, w = tokens.shape
-    p = blocks
-    x = tokens.reshape(batch, p, p, p, channels, d, h, w)
-    order = (0, 4, 5, 1, 6, 2, 7, 3) if layout == "strided" else (0, 4, 1, 5, 2, 6, 3, 7)
-    return x.permute(order).reshape(batch, channels, d * p, h * p, w * p)
+def from_tokens(tokens: Tensor, shape: Sequence[int], blocks: int, layout: str) -> Tensor:
+    """Put tokens back into a map of ``shape`` (B, C, D, H, W)."""
+    batch, channels, *grid = shape
+    order = _ORDER[layout]
+    cut = (batch, *_cut(grid, blocks, layout), channels)
+    x = tokens.reshape([cut[axis] for axis in order])
+    inverse = [order.index(axis) for axis in range(len(order))]
+    return x.permute(inverse).reshape(batch, *grid, channels).permute(0, 4, 1, 2, 3)
+
+
+def pool_tokens(x: Tensor, blocks: int, layout: str) -> Tensor:
+    """Mean of every token of (B, C, D, H, W), float32 (B, p^3, C)."""
+    batch, channels, *grid = x.shape
+    x = x.permute(0, 2, 3, 4, 1).reshape(batch, *_cut(grid, blocks, layout), channels)
+    # Outermost axis first: each sum then runs along memory, many times faster than
+    # torch's adaptive pooling of a channels-last map.
+    voxels = (1, 2, 3) if layout == "strided" else (2, 3, 4)
+    for axis in voxels:
+        x = x.sum(dim=axis, dtype=torch.float32)
+    return x.reshape(batch, blocks**3, channels) * (blocks**3 / math.prod(grid))
+
+
+def _cut(grid: Sequence[int], blocks: int, layout: str) -> list[int]:
+    """Split every axis in two: the token index is the fast part when strided."""
+    parts = []
+    for side in grid:
+        parts += [side // blocks, blocks] if layout == "strided" else [blocks, side // blocks]
+    return parts
+
+
+#: axes of the cut map brought to (B, tokens..., voxels..., C)
+_ORDER = {"strided": (0, 2, 4, 6, 1, 3, 5, 7), "block": (0, 1, 3, 5, 2, 4, 6, 7)}
 
 
 class BlockwiseCrossAttention(nn.Module):
@@ -83,7 +124,7 @@ class BlockwiseCrossAttention(nn.Module):
         Parameters
         ----------
         query
-            (B, L, C, D, H, W): L maps that ask, each on its own.
+            (B L, C, D, H, W): L maps per batch element that ask, each on its own.
         sources
             Maps (B, C, D, H, W) that serve as keys and values together.
         query_position
@@ -96,22 +137,18 @@ class BlockwiseCrossAttention(nn.Module):
         Tensor
             Same shape as ``query``.
         """
-        batch, pairs = query.shape[:2]
-        tokens = self._tokens(query.flatten(0, 1))
-        q = self.q_proj(tokens.mean(dim=(3, 4, 5))) + query_position
+        batch, p = sources[0].shape[0], token_side(query, self.blocks)
+        q = self.q_proj(pool_tokens(query, p, self.layout)) + fit_positions(query_position, p)
         q = q.reshape(batch, -1, self.width)
 
         keys, values = [], []
         for source, position in zip(sources, source_positions, strict=True):
-            tokens = self._tokens(source)
-            keys.append(self.k_proj(tokens.mean(dim=(3, 4, 5))) + position)
-            values.append(tokens.flatten(2))
+            pooled = pool_tokens(source, p, self.layout)
+            keys.append(self.k_proj(pooled) + fit_positions(position, p))
+            values.append(to_tokens(source, p, self.layout))
         k, v = torch.cat(keys, dim=1), torch.cat(values, dim=1)
 
         weights = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(self.width), dim=-1)
         out = weights.to(v.dtype) @ v
-        out = out.reshape(batch * pairs, self.blocks**3, *tokens.shape[2:])
-        return from_tokens(out, self.blocks, self.layout).unflatten(0, (batch, pairs))
-
-    def _tokens(self, x: Tensor) -> Tensor:
-        return to_tokens(x, self.blocks, self.layout)
+        out = out.reshape(-1, p**3, v.shape[-1])
+        return from_tokens(out, query.shape, p, self.layout)

@@ -24,6 +24,9 @@ from .blocks import (
     ResidualUnit,
     TargetEncoder,
     TargetUp,
+    join,
+    mean_over_pairs,
+    stack_pairs,
 )
 from .features import ContextFeatures, TargetFeatures
 from .fusion import LAYOUTS, BlockwiseCrossAttention, position_table
@@ -65,7 +68,7 @@ class FusedContextStage(ContextStage):
     def forward(self, x: Tensor, shortcut: Tensor, own: Tensor, targets: Tensor) -> Tensor:
         h = self.context_conv(x)
         answer = self.cross_attention(h, [shortcut], own, [targets])
-        return F.gelu(h + self.final_conv(torch.cat([h, answer], dim=2)))
+        return F.gelu(h + join(self.final_conv.module, h, answer))
 
 
 class FusedTargetStage(nn.Module):
@@ -81,8 +84,8 @@ class FusedTargetStage(nn.Module):
         self, x: Tensor, contexts: list[Tensor], own: Tensor, positions: list[Tensor]
     ) -> Tensor:
         h = self.target_conv(x)
-        answer = self.cross_attention(h.unsqueeze(1), contexts, own, positions).squeeze(1)
-        return F.gelu(h + self.final_conv(torch.cat([answer, h], dim=1)))
+        answer = self.cross_attention(h, contexts, own, positions)
+        return F.gelu(h + join(self.final_conv, answer, h))
 
 
 class ContextUNet(nn.Module):
@@ -106,26 +109,26 @@ class ContextUNet(nn.Module):
 
     def forward(
         self,
-        image: Tensor,
-        label: Tensor,
+        pairs: Tensor,
         target: TargetFeatures,
         own: Tensor,
         targets: Tensor,
         marker: Tensor | None,
     ) -> list[Tensor]:
-        """Return the map of every decoder stage, bottleneck first, (B, L, C, d, h, w).
+        """Return the map of every decoder stage, bottleneck first, (B L, C, d, h, w).
 
+        ``pairs`` are images and labels as two channels, (B L, 2, D, H, W).
         ``marker`` is the autoregressive embedding e of equation 1, or None. The published
         code adds it after the first block, hence also to the stored shortcut.
         """
-        x = self.context_embedding(torch.cat([image, label], dim=2))
+        x = self.context_embedding(pairs)
         shortcuts = []
         for stage, down, shared in zip(
             self.enc_blocks, self.downsample_blocks, target.shortcuts, strict=False
         ):
             x = stage(x, shared, own, targets)
             if marker is not None and not shortcuts:
-                x = x + marker.view(1, 1, -1, 1, 1, 1)
+                x = x + marker.to(x.dtype).view(1, -1, 1, 1, 1)
             shortcuts.append(x)
             x = down(x)
         x = self.enc_blocks[-1](x)
@@ -199,7 +202,8 @@ class Medverse(ContextNetwork):
     width
         The attention's width m, a multiple of 6.
     blocks
-        Tokens per axis, p; every side must be a multiple of p at the coarsest stage.
+        Tokens per axis, p; with "strided" tokens every side must be a multiple of p at the
+        coarsest stage, with "block" tokens a multiple of 2.
 
     Raises
     ------
@@ -224,7 +228,9 @@ class Medverse(ContextNetwork):
             raise MedverseError(f"The attention width must be a multiple of 6, not {width}.")
         channels = tuple(channels)
         self.residual, self.prototypes, self.blocks = residual, prototypes, blocks
-        self.divisor = blocks * 2 ** (len(channels) - 1)
+        # Contiguous blocks may be fewer on small windows; strided tokens are always p^3.
+        smallest = blocks if tokens == "strided" else min(blocks, 2)
+        self.divisor = smallest * 2 ** (len(channels) - 1)
         bam = BamOptions(width, blocks, tokens)
 
         # Stored in the checkpoint although it is a constant, hence a frozen parameter.
@@ -254,11 +260,13 @@ class Medverse(ContextNetwork):
         positions = self._positions()
         own = positions.autoregressive if autoregressive else positions.semantic
         marker = self.image_context_embedding if autoregressive else None
-        maps = self.context_unet(image, label, target, own, positions.target, marker)
+        count = image.shape[1]
+        pairs = stack_pairs(image, label)
+        maps = self.context_unet(pairs, target, own, positions.target, marker)
         statistics: tuple[Tensor, ...] = ()
         if self.prototypes and not autoregressive:
-            statistics = self._prototype_statistics(image, label)
-        return ContextFeatures(tuple(m.mean(dim=1) for m in maps), image.shape[1], statistics)
+            statistics = self._prototype_statistics(pairs, count)
+        return ContextFeatures(tuple(mean_over_pairs(m, count) for m in maps), count, statistics)
 
     def decode(
         self,
@@ -371,7 +379,6 @@ class Medverse(ContextNetwork):
         table = self.sincos_pos_embed[0]
         return Positions(table + self.target_code, table, table + self.image_context_code)
 
-    def _prototype_statistics(self, image: Tensor, label: Tensor) -> tuple[Tensor, ...]:
-        shortcuts, bottleneck = self.target_encoder(image.flatten(0, 1))
-        maps = [m.unflatten(0, image.shape[:2]) for m in (bottleneck, *reversed(shortcuts))]
-        return proto.measure(maps, label, self.blocks)
+    def _prototype_statistics(self, pairs: Tensor, count: int) -> tuple[Tensor, ...]:
+        shortcuts, bottleneck = self.target_encoder(pairs[:, :1])
+        return proto.measure((bottleneck, *reversed(shortcuts)), pairs[:, 1:], count, self.blocks)

@@ -6,7 +6,6 @@ in 3D", section 3.1 and figures 2 and 3.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +20,10 @@ from .blocks import (
     ResidualUnit,
     TargetEncoder,
     TargetUp,
+    join,
+    mean_over_pairs,
+    per_pair,
+    stack_pairs,
 )
 from .features import ContextFeatures, TargetFeatures
 
@@ -34,8 +37,7 @@ class FusedContextStage(ContextStage):
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
         h = self.context_conv(x)
-        shared = shortcut.unsqueeze(1).expand_as(h)
-        return F.gelu(h + self.combine_conv_context(torch.cat([h, shared], dim=2)))
+        return F.gelu(h + join(self.combine_conv_context.module, h, per_pair(shortcut, h)))
 
 
 class FusedTargetStage(nn.Module):
@@ -48,8 +50,7 @@ class FusedTargetStage(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         h = self.target_conv(x)
-        joined = torch.cat([context, h], dim=1).unsqueeze(1)
-        return F.gelu(h + self.combine_conv_target(joined).squeeze(1))
+        return F.gelu(h + join(self.combine_conv_target.module, context, h))
 
 
 class ContextUNet(nn.Module):
@@ -69,8 +70,8 @@ class ContextUNet(nn.Module):
         )
         self.dec_blocks = nn.ModuleList(ContextStage(c, conv_layers) for c in reverse[1:])
 
-    def forward(self, image: Tensor, label: Tensor, target: TargetFeatures) -> list[Tensor]:
-        x = self.context_embedding(torch.cat([image, label], dim=2))
+    def forward(self, pairs: Tensor, target: TargetFeatures) -> list[Tensor]:
+        x = self.context_embedding(pairs)
         shortcuts = []
         for stage, down, shared in zip(
             self.enc_blocks, self.downsample_blocks, target.shortcuts, strict=False
@@ -143,8 +144,9 @@ class Neuroverse3D(ContextNetwork):
         """Encode a group of pairs, (B, L, 1, D, H, W) each, to their mean maps (equation 1)."""
         if autoregressive:
             raise MedverseError("Neuroverse3D takes no autoregressive pair; use Medverse weights.")
-        maps = self.context_unet(image, label, target)
-        return ContextFeatures(tuple(m.mean(dim=1) for m in maps), image.shape[1])
+        maps = self.context_unet(stack_pairs(image, label), target)
+        count = image.shape[1]
+        return ContextFeatures(tuple(mean_over_pairs(m, count) for m in maps), count)
 
     def decode(
         self,
