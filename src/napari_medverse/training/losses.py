@@ -36,7 +36,7 @@ def gradient_l1(prediction: Tensor, truth: Tensor, beta: float = 1.0) -> Tensor:
 
 
 def image_loss(prediction: Tensor, truth: Tensor, beta: float = 1.0) -> Tensor:
-    """Return the loss of image tasks: smooth L1 on intensity and on its differences (equation 7)."""
+    """Return smooth L1 on intensity plus on its differences, for image tasks (equation 7)."""
     return smooth_l1(prediction, truth, beta) + gradient_l1(prediction, truth, beta)
 
 

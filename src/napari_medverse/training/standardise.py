@@ -2,8 +2,8 @@
 
 The networks have no normalisation layers. In training each convolution's weight is centred and
 scaled per output channel, times a learned gain, so that activations keep their size from layer to
-layer; folding writes the resulting weight into a plain convolution (Brock et al. 2021, "Characterizing
-signal propagation to close the performance gap in unnormalized ResNets").
+layer; folding writes the resulting weight into a plain convolution (Brock et al. 2021,
+"Characterizing signal propagation to close the performance gap in unnormalized ResNets").
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def build_network(settings: NetworkSettings) -> nn.Module:
 
 
 def new_network(config: TrainingConfig) -> nn.Module:
-    """Return the network a run starts from: fresh from the seed, or the config's initial weights."""
+    """Return the network a run starts from: fresh from the seed, or with the initial weights."""
     torch.manual_seed(config.seed)
     network = build_network(config.network)
     if config.initial is not None:

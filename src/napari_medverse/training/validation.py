@@ -72,7 +72,7 @@ class Validation:
 
     @torch.no_grad()
     def run(self, network: nn.Module, device: torch.device, autocast: bool) -> dict[str, float]:
-        """Return mean Dice (aligned with and without prior, the vote's, unaligned) and PSNR gain."""
+        """Return mean Dice (the vote's, aligned with and without it, unaligned) and PSNR gain."""
         network.eval()
         scores: dict[str, list[float]] = {}
 

@@ -26,7 +26,7 @@ _CT = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Appearance:
-    """Per label value: ``mean`` intensity, ``grain`` of random texture, ``shade`` of the anatomy's."""
+    """Per label value: ``mean`` intensity, random ``grain``, share of the anatomy's ``shade``."""
 
     family: Family
     mean: Array

@@ -47,9 +47,9 @@ def episode_poses(
     """Return ``count`` poses of one episode.
 
     ``zoom`` is the half-width of the field of view relative to the anatomy's (1.1 sees all of it
-    with a margin, 0.4 a part, around a random place of the anatomy). ``variation`` scales the deformation between
-    specimens. Specimens in "aligned" mode share their pose up to a registration's residual error;
-    "strong" turns each one anyhow.
+    with a margin, 0.4 a part, around a random place of the anatomy). ``variation`` scales the
+    deformation between specimens. Specimens in "aligned" mode share their pose up to a
+    registration's residual error; "strong" turns each one anyhow.
     """
     base = random_rotation(rng) if rng.random() < 0.8 else np.eye(3)
     stretch = np.exp(rng.normal(0, 0.1, 3))

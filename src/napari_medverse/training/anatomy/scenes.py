@@ -213,10 +213,7 @@ def brain(canvas: Canvas) -> None:
         canvas.paint_tube(points @ parts.MIRROR, size, sheet)
     if outside.any():
         # thin parts must not stick out of the mask
-        spill = outside & np.isin(
-            canvas.labels, [s.value for s in canvas.structures if s.value > core.value]
-        )
-        canvas.labels[spill] = 0
+        canvas.labels[outside & (canvas.labels > core.value)] = 0
 
 
 def limbs(canvas: Canvas) -> None:
