@@ -1,0 +1,230 @@
+"""Reading a volume on another grid, a window at a time.
+
+A crop of a level's grid is computed straight from the source array, so that nothing of the size of
+a level is kept for any context volume and memory does not grow with the number of pairs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .grid import separable_axes
+
+Mode = Literal["area", "trilinear", "nearest"]
+Convert = Callable[[np.ndarray], np.ndarray]
+
+# Source voxels converted to float32 at a time.
+_SLAB_VOXELS = 1 << 24
+_NEGLIGIBLE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class AxisTaps:
+    """Source voxels and weights that make up each output voxel along one axis.
+
+    Attributes
+    ----------
+    first, stop
+        Range of source indices that is used.
+    index
+        (outputs, taps) int64, counted from `first`.
+    weight
+        (outputs, taps) float32.
+    """
+
+    first: int
+    stop: int
+    index: np.ndarray
+    weight: np.ndarray
+
+
+def sample(
+    source: np.ndarray,
+    convert: Convert,
+    to_source: np.ndarray,
+    indices: Sequence[np.ndarray],
+    mode: Mode,
+) -> Tensor:
+    """Compute the voxels of an output grid from a source array.
+
+    Parameters
+    ----------
+    source
+        (D, H, W), any dtype; only the part that is needed is read and converted.
+    convert
+        Applied to pieces of the source; returns float32 of the same shape.
+    to_source
+        4x4 map from output indices to source indices.
+    indices
+        The output indices wanted along each axis (whole numbers, in any order).
+    mode
+        "area": mean over the output voxel's extent where the output is coarser, linear where it
+        is finer; the source's edge values reach half a voxel out, beyond is 0. "trilinear": linear
+        at the centres whatever the coarseness, 0 beyond the source (published weights).
+        "nearest": as torch's nearest interpolation (Neuroverse3D).
+
+    Returns
+    -------
+    Tensor, float32
+        Shape: the lengths of `indices`.
+    """
+    axes = separable_axes(to_source)
+    if axes is None:
+        return _sample_affine(source, convert, to_source, indices, mode)
+    # Transposed such that source axis i follows output axis i.
+    order = [axes.index(axis) for axis in range(3)]
+    taps = []
+    for out_axis, source_axis in enumerate(order):
+        step = to_source[source_axis, out_axis]
+        position = indices[out_axis] * step + to_source[source_axis, 3]
+        taps.append(axis_taps(position, abs(step), source.shape[source_axis], mode))
+    return _apply_in_slabs(source.transpose(order), convert, taps)
+
+
+def axis_taps(position: np.ndarray, step: float, side: int, mode: Mode) -> AxisTaps:
+    """Find the source voxels and weights for output positions along one axis.
+
+    Parameters
+    ----------
+    position
+        Source coordinate of every output voxel's centre, float64.
+    step
+        Source voxels per output voxel.
+    side
+        Length of the source axis.
+    mode
+        See `sample`.
+    """
+    if mode == "nearest":
+        index = np.floor(position + 0.5 - step / 2 + 1e-6).astype(np.int64)[:, None]
+        weight = np.ones(index.shape)
+    else:
+        # A box one voxel wide is linear interpolation, a wider one is the mean over its extent.
+        width = max(1.0, step) if mode == "area" else 1.0
+        left, right = position - width / 2, position + width / 2
+        count = int(np.ceil(width)) + 1
+        index = np.floor(left + 0.5).astype(np.int64)[:, None] + np.arange(count)
+        weight = np.minimum(right[:, None], index + 0.5) - np.maximum(left[:, None], index - 0.5)
+        weight = np.where(weight > _NEGLIGIBLE, weight / width, 0.0)
+    weight = np.where((index >= 0) & (index < side), weight, 0.0)
+    if mode == "area":
+        total = weight.sum(axis=1, keepdims=True)
+        weight = np.divide(weight, total, out=weight, where=total > 0)
+    used = (weight > 0).any(axis=0)
+    used[0] |= not used.any()
+    index, weight = np.clip(index[:, used], 0, side - 1), weight[:, used]
+    # Unused taps must not widen the range that is read.
+    index = np.where(weight > 0, index, index[np.unravel_index(weight.argmax(), weight.shape)])
+    first, stop = int(index.min()), int(index.max()) + 1
+    return AxisTaps(first, stop, index - first, weight.astype(np.float32))
+
+
+def _apply_in_slabs(source: np.ndarray, convert: Convert, taps: list[AxisTaps]) -> Tensor:
+    shape = tuple(len(t.index) for t in taps)
+    plane = (taps[1].stop - taps[1].first) * (taps[2].stop - taps[2].first)
+    depth = taps[0].stop - taps[0].first
+    slabs = max(1, -(-plane * depth // _SLAB_VOXELS))
+    out = torch.empty(shape)
+    rows = -(-shape[0] // slabs)
+    for start in range(0, shape[0], rows):
+        index = taps[0].index[start : start + rows]
+        low, high = int(index.min()), int(index.max()) + 1
+        region = source[
+            taps[0].first + low : taps[0].first + high,
+            taps[1].first : taps[1].stop,
+            taps[2].first : taps[2].stop,
+        ]
+        part = torch.from_numpy(np.ascontiguousarray(convert(region)))
+        first = AxisTaps(0, high - low, index - low, taps[0].weight[start : start + rows])
+        for axis, axis_tap in enumerate((first, taps[1], taps[2])):
+            part = _along_axis(part, axis, axis_tap)
+        out[start : start + rows] = part
+    return out
+
+
+def _along_axis(volume: Tensor, axis: int, taps: AxisTaps) -> Tensor:
+    index, weight = torch.from_numpy(taps.index), torch.from_numpy(taps.weight)
+    length, count = index.shape
+    if count == 1 and bool((weight == 1).all()):
+        if length == volume.shape[axis] and bool((index[:, 0] == torch.arange(length)).all()):
+            return volume
+        return volume.index_select(axis, index[:, 0])
+    view = [1, 1, 1]
+    view[axis] = length
+    out = volume.index_select(axis, index[:, 0]).mul_(weight[:, 0].reshape(view))
+    for tap in range(1, count):
+        out += volume.index_select(axis, index[:, tap]).mul_(weight[:, tap].reshape(view))
+    return out
+
+
+def _sample_affine(
+    source: np.ndarray,
+    convert: Convert,
+    to_source: np.ndarray,
+    indices: Sequence[np.ndarray],
+    mode: Mode,
+) -> Tensor:
+    """Sample along rotated or sheared axes: pool to the output's coarseness, then interpolate."""
+    shape = tuple(len(index) for index in indices)
+    corners = np.array(
+        np.meshgrid(*[(index.min(), index.max()) for index in indices], indexing="ij")
+    ).reshape(3, -1)
+    reach = to_source[:3, :3] @ corners + to_source[:3, 3:]
+    steps = np.linalg.norm(to_source[:3, :3], axis=1)
+    pool = [max(1, round(float(s))) if mode == "area" else 1 for s in steps]
+    low, high = [], []
+    for axis, factor in enumerate(pool):
+        # Whole pools, counted from the array's start, so that every crop sees the same ones.
+        below, above = reach[axis].min() / factor - 2, reach[axis].max() / factor + 2
+        low.append(int(np.clip(np.floor(below) * factor, 0, source.shape[axis])))
+        high.append(int(np.clip(np.ceil(above) * factor, 0, source.shape[axis])))
+    if any(start >= stop for start, stop in zip(low, high, strict=True)):
+        return torch.zeros(shape)
+    pooled = _pooled(source, convert, low, high, pool)
+    matrix = to_source.copy()
+    for axis, factor in enumerate(pool):
+        matrix[axis, 3] -= low[axis] + (factor - 1) / 2
+        matrix[axis] /= factor
+    return _grid_sample(pooled, matrix, indices, "nearest" if mode == "nearest" else "bilinear")
+
+
+def _pooled(
+    source: np.ndarray, convert: Convert, low: list[int], high: list[int], pool: list[int]
+) -> Tensor:
+    region = source[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    plane = max(1, region.shape[1] * region.shape[2])
+    rows = max(1, _SLAB_VOXELS // (plane * pool[0])) * pool[0]
+    parts = []
+    for start in range(0, region.shape[0], rows):
+        piece = torch.from_numpy(np.ascontiguousarray(convert(region[start : start + rows])))
+        if pool != [1, 1, 1]:
+            piece = F.avg_pool3d(piece[None, None], pool, ceil_mode=True, count_include_pad=False)[
+                0, 0
+            ]
+        parts.append(piece)
+    return torch.cat(parts)
+
+
+def _grid_sample(
+    volume: Tensor, matrix: np.ndarray, indices: Sequence[np.ndarray], mode: str
+) -> Tensor:
+    # grid_sample wants (x, y, z) from last axis to first, -1..1 between the outer voxels' centres.
+    axes = [torch.as_tensor(np.asarray(index), dtype=torch.float64) for index in indices]
+    columns = []
+    for axis in (2, 1, 0):
+        row = matrix[axis]
+        position = (
+            (axes[0] * row[0])[:, None, None] + (axes[1] * row[1])[:, None] + axes[2] * row[2]
+        ) + row[3]
+        last = max(volume.shape[axis] - 1, 1)
+        columns.append((position * (2 / last) - 1).float())
+    grid = torch.stack(columns, dim=-1)[None]
+    out = F.grid_sample(
+        volume[None, None], grid, mode=mode, padding_mode="zeros", align_corners=True
+    )
+    return out[0, 0]
