@@ -1,0 +1,21 @@
+"""napari's side: evented models, the worker, and thin docks over them.
+
+Only this room imports napari and Qt. Models know nothing of Qt; docks hold no state.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .context_dock import ContextSetDock
+    from .preview_dock import LivePreviewDock
+
+_DOCKS = {"ContextSetDock": ".context_dock", "LivePreviewDock": ".preview_dock"}
+
+__all__ = ["ContextSetDock", "LivePreviewDock"]
+
+
+def __getattr__(name: str):
+    if name not in _DOCKS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_DOCKS[name], __name__), name)

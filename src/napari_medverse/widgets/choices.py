@@ -1,0 +1,46 @@
+"""Combo boxes over the viewer's layers that follow the layer list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from magicgui.widgets import ComboBox
+
+from .binding import Bindings
+
+
+class LayerChoice(ComboBox):
+    """A combo box of layers.
+
+    Parameters
+    ----------
+    layers
+        The viewer's layer list.
+    accepts
+        Tells which layers are offered.
+    bindings
+        Ends the following of the layer list.
+    empty
+        Text of the entry for no layer.
+    """
+
+    def __init__(
+        self,
+        layers: Any,
+        accepts: Callable[[Any], bool],
+        bindings: Bindings,
+        empty: str,
+        **options: Any,
+    ) -> None:
+        def offered(*_: Any) -> list[tuple[str, Any]]:
+            found = [(layer.name, layer) for layer in layers if accepts(layer)]
+            return [(empty, None), *found]
+
+        super().__init__(choices=offered, **options)
+        for name in ("inserted", "removed", "reordered", "renamed"):
+            bindings.connect(getattr(layers.events, name), self.refresh)
+
+    def refresh(self, *_: Any) -> None:
+        """Offer the layers there are now, keeping the chosen one if it is among them."""
+        self.reset_choices()

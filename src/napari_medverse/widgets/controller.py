@@ -1,0 +1,345 @@
+"""Joins the models, the worker and the preview layer of one viewer, on the GUI thread."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from ..errors import MedverseError
+from . import accept
+from .context_model import ContextSetModel
+from .frames import Picture
+from .preview_layers import PreviewLayer
+from .preview_model import ASKING, PreviewModel, Result, progress_fraction, progress_line
+from .snapshot import LayerRef
+from .watch import LayerWatch
+from .worker import Event, InferenceWorker, Job
+
+_run_ids = itertools.count(1)
+
+#: milliseconds between two repaints of the preview, and how much of the time they may take
+REPAINT = 120
+REPAINT_SHARE = 4
+
+
+class PreviewController(QObject):
+    """Asks the worker for predictions when the models change, and shows what comes back.
+
+    Parameters
+    ----------
+    viewer
+        The viewer's model; kept weakly by the caller's choice of a proxy.
+    context, preview
+        The viewer's models.
+    jobs
+        Runner for thresholds and comparisons.
+    engine
+        See `worker.Engine`.
+    """
+
+    _posted = Signal(object)
+    finished = Signal()
+
+    def __init__(
+        self, viewer: Any, context: ContextSetModel, preview: PreviewModel, jobs: Any, engine: Any
+    ) -> None:
+        super().__init__()
+        self._dims, self._layers = viewer.dims, viewer.layers
+        self.context, self.preview, self._jobs, self.engine = context, preview, jobs, engine
+        self.shown = PreviewLayer(self._layers)
+        self._worker: InferenceWorker | None = None
+        self._watch = LayerWatch(jobs)
+        self._watched: Any = None
+        self._picture: Picture | None = None
+        self._pending: Picture | None = None
+        self._last_notice = ""
+        self._debounce = QTimer(self, singleShot=True)
+        self._debounce.timeout.connect(self.run)
+        self._repaint = QTimer(self, singleShot=True)
+        self._repaint.timeout.connect(self._show_pending)
+        self._posted.connect(self._receive)
+        self.open = False
+
+    # ---- life
+
+    def start(self) -> None:
+        """Connect to the models and make the worker; `stop` undoes it."""
+        if self.open:
+            return
+        self.open = True
+        # A closure over the signal only: the worker must not keep the controller alive.
+        self._worker = InferenceWorker(self.engine, self._posted.emit)
+        self.context.edited.connect(self._on_edited)
+        self._watch.changed.connect(self._on_edited)
+        for name in ASKING:
+            getattr(self.preview.events, name).connect(self._on_edited)
+        self.preview.events.target.connect(self._on_target)
+        self.preview.events.live.connect(self._on_live)
+        self.preview.events.threshold.connect(self._on_threshold)
+        self.preview.events.show.connect(self._on_show)
+        self._layers.events.removed.connect(self._on_layer_removed)
+        self._on_target()
+
+    def stop(self, timeout: float = 0.0) -> None:
+        """Disconnect, end the worker, and take the preview away."""
+        if not self.open:
+            return
+        self.open = False
+        self._debounce.stop()
+        self._repaint.stop()
+        self._worker.stop(timeout)
+        self.context.edited.disconnect(self._on_edited)
+        self._watch.changed.disconnect(self._on_edited)
+        for name in ASKING:
+            getattr(self.preview.events, name).disconnect(self._on_edited)
+        self.preview.events.target.disconnect(self._on_target)
+        self.preview.events.live.disconnect(self._on_live)
+        self.preview.events.threshold.disconnect(self._on_threshold)
+        self.preview.events.show.disconnect(self._on_show)
+        self._layers.events.removed.disconnect(self._on_layer_removed)
+        self._watch.clear()
+        self._watched = None
+        self.preview.live = False
+        self._drop_preview()
+        self.preview.rest()
+
+    @property
+    def worker_alive(self) -> bool:
+        return self._worker is not None and self._worker.alive
+
+    # ---- asking
+
+    def run(self) -> None:
+        """Ask for a prediction now; what runs is superseded."""
+        self._debounce.stop()
+        obstacle = self._obstacle()
+        if obstacle:
+            self._worker.cancel()
+            self.preview.rest(obstacle)
+            return
+        preview = self.preview
+        target = preview.target
+        rows = [r for r in self.context.active if target not in r.source.layers[:1]]
+        job = Job(
+            run_id=next(_run_ids),
+            model=preview.model,
+            target=LayerRef.of(target),
+            pairs=tuple(row.ref() for row in rows),
+            options={
+                "classes": self._classes(rows),
+                "align": preview.align,
+                "prior": preview.prior,
+                "mini_context": preview.mini_context,
+                "levels": preview.levels or None,
+                "visible": self._visible(target) if preview.view_first else None,
+            },
+            threshold=lambda: preview.threshold,
+        )
+        self._pending = None
+        preview.begin(job.run_id)
+        self._worker.submit(job)
+
+    def cancel(self) -> None:
+        """Stop what runs; what is shown stays, but cannot be accepted."""
+        self._debounce.stop()
+        self._repaint.stop()
+        self._worker.cancel()
+        self._pending = None
+        self.preview.run_id = 0
+        self.preview.rest("cancelled")
+        self.finished.emit()
+
+    def _obstacle(self) -> str:
+        if self.preview.target is None:
+            return "Choose a target."
+        if not self.preview.model:
+            return "Choose a model."
+        active = self.context.active
+        if not active:
+            return "Tick at least one pair in the context set."
+        if all(self.preview.target in row.source.layers[:1] for row in active):
+            return "The only pair shows the target itself: add another pair, or change the target."
+        if self.context.task == "labels" and not self.context.pending:
+            return "" if self.context.effective_classes else "Choose at least one class."
+        return ""
+
+    def _classes(self, rows: list) -> tuple[int, ...] | None:
+        if self.context.chosen_classes is None or self.context.task != "labels":
+            return None
+        # A class that only the target's own label holds cannot be asked of the others.
+        known = {c for row in rows if row.facts for c in row.facts.counts}
+        return tuple(c for c in self.context.chosen_classes if c in known)
+
+    def _visible(self, target: Any) -> tuple[float | None, ...] | None:
+        if self._dims.ndisplay != 2:
+            return None
+        hidden = self._dims.not_displayed
+        position = target.world_to_data(self._dims.point)
+        first = self._dims.ndim - 3
+        return tuple(
+            float(min(max(position[axis], 0), n - 1)) if axis + first in hidden else None
+            for axis, n in enumerate(LayerRef.of(target).shape)
+        )
+
+    # ---- reacting to the models
+
+    def _on_edited(self, *_: Any) -> None:
+        if self.preview.live:
+            self._debounce.start(self.preview.debounce)
+        elif self.preview.state == "done" and "outdated" not in self.preview.line:
+            self.preview.line += " (outdated)"
+
+    def _on_live(self, live: bool) -> None:
+        if live:
+            self._debounce.start(0)
+        else:
+            self._debounce.stop()
+
+    def _on_target(self, *_: Any) -> None:
+        target = self.preview.target
+        if target is self._watched:
+            return
+        if self._watched is not None:
+            self._watch.remove(self._watched)
+        self._watched = target
+        if target is not None:
+            self._watch.add(target)
+        self._worker.cancel()
+        self.preview.run_id = 0
+        self._drop_preview()
+        self.preview.rest()
+
+    def _on_threshold(self, threshold: float) -> None:
+        picture = self._picture
+        if picture is not None and picture.labels is not None:
+            run_id = self.preview.run_id
+            self._jobs.submit(
+                ("threshold", id(self)),
+                lambda: picture.rethresholded(threshold),
+                lambda result: self._on_rethresholded(result, picture, run_id),
+            )
+
+    def _on_rethresholded(self, result: Picture, of: Picture, run_id: int) -> None:
+        if of is self._picture and run_id == self.preview.run_id:
+            self._paint(result)
+            if self.preview.ready is not None:
+                self.preview.ready = self.preview.ready.with_picture(result)
+
+    def _on_show(self, *_: Any) -> None:
+        if self._picture is not None:
+            self._paint(self._picture)
+
+    def _on_layer_removed(self, event: Any) -> None:
+        layer = event.value
+        if layer is self.preview.target:
+            self.preview.target = None
+            self.preview.rest("The target was removed: choose another.")
+        elif layer is self.shown.layer:
+            # Taking the preview away says that none is wanted.
+            self.shown.forget()
+            self.preview.live = False
+            self.cancel()
+            self._picture = None
+            self.preview.rest("The preview layer was removed.")
+
+    # ---- showing
+
+    def _receive(self, event: Event) -> None:
+        preview = self.preview
+        if event.run_id != preview.run_id or not self.open:
+            return
+        if event.kind == "stage":
+            preview.line = event.text
+        elif event.kind in ("frame", "final"):
+            self._advance(event.picture)
+            if event.kind == "final":
+                self._repaint.stop()
+                self._finish(event)
+            else:
+                self._pending = event.picture
+                if not self._repaint.isActive():
+                    self._show_pending()
+        elif event.kind == "failed":
+            self._repaint.stop()
+            preview.fail(event.text)
+            self._notify(event)
+            self.finished.emit()
+
+    def _advance(self, p: Picture) -> None:
+        self.preview.advance(
+            progress_line(p.level, p.levels, p.windows_done, p.windows, p.pairs, p.seconds),
+            progress_fraction(p.level, p.levels, p.windows_done, p.windows),
+        )
+
+    def _finish(self, event: Event) -> None:
+        self._pending = None
+        self._paint(event.picture)
+        self.preview.finish(Result(event.picture, self.preview.target, event.details))
+        if event.picture.threshold != self.preview.threshold:
+            self._on_threshold(self.preview.threshold)
+        self._last_notice = ""
+        self.finished.emit()
+
+    def _show_pending(self) -> None:
+        picture, self._pending = self._pending, None
+        if picture is not None:
+            start = time.perf_counter()
+            self._paint(picture)
+            spent = 1000 * (time.perf_counter() - start)
+            self._repaint.start(max(REPAINT, round(REPAINT_SHARE * spent)))
+
+    def _paint(self, picture: Picture) -> None:
+        self._picture = picture
+        target = self.preview.target
+        if target is not None:
+            self.shown.show(picture, target, self.preview.show, self._colormap())
+
+    def _colormap(self) -> Any | None:
+        """Return the first context label's colours, so that a class looks the same everywhere."""
+        labels = (r.source.layers[1] for r in self.context.active if r.source.layers)
+        return next((x.colormap for x in labels if type(x).__name__ == "Labels"), None)
+
+    def _drop_preview(self) -> None:
+        self._picture = self._pending = None
+        self._repaint.stop()
+        self.shown.remove()
+
+    def _notify(self, event: Event) -> None:
+        from napari.utils.notifications import show_error, show_warning
+
+        # Live asks again after every edit: the same complaint is made once.
+        if event.text != self._last_notice:
+            self._last_notice = event.text
+            (show_error if event.unexpected else show_warning)(event.text)
+
+    # ---- accepting
+
+    def accept(self, layer: Any | None, rule: str, mapping: str, add_to_context: bool) -> Any:
+        """Write the final preview into a label layer, or into a new layer; return that layer.
+
+        Raises
+        ------
+        MedverseError
+            There is no final preview, or it cannot be written as asked.
+        """
+        result = self.preview.ready
+        if not self.preview.can_accept:
+            raise MedverseError("Accept needs a finished preview: wait for the last level.")
+        values = accept.parse_mapping(mapping, result.picture.classes)
+        details = {**result.details, "threshold": round(result.picture.threshold, 4)}
+        if layer is None:
+            layer = accept.new_layer(
+                result.target, result.picture, values, details, self._colormap()
+            )
+            self._drop_preview()
+            self._layers.append(layer)
+        else:
+            accept.write_into(layer, result.target, result.picture, values, rule, details)
+            self._drop_preview()
+        self.preview.rest(f"accepted into '{layer.name}'")
+        if add_to_context:
+            self.context.add_pair(result.target, layer)
+        return layer

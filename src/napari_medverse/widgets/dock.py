@@ -1,0 +1,82 @@
+"""What both docks share: opening, closing, colours, and a line for messages."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QEvent
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
+
+from ..errors import MedverseError
+from .binding import Bindings
+from .marks import unwrapped
+from .state import ViewerState, state_of
+
+if TYPE_CHECKING:
+    import napari
+
+
+class Dock(QWidget):
+    """A view of one viewer's state.
+
+    napari takes a closed dock's widget out of the window without telling it and deletes it
+    with the window otherwise, so both the loss of the parent and the deletion count as closing.
+    """
+
+    previews = False
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.viewer = unwrapped(viewer)
+        self.state: ViewerState = state_of(viewer)
+        self.bindings = Bindings()
+        self._token = id(self)
+        self._was_docked = False
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(8, 8, 8, 8)
+        self.column.setSpacing(6)
+        self.message = QLabel()
+        self.message.setWordWrap(True)
+        self.message.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
+        self.message.hide()
+        self.destroyed.connect(
+            partial(_released, self.state, self._token, self.bindings),
+        )
+        self.state.dock_opened(self._token, self.previews)
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is not None:
+                self._was_docked = True
+                self.state.dock_opened(self._token, self.previews)
+            elif self._was_docked:
+                self.state.dock_closed(self._token)
+        return super().event(event)
+
+    def say(self, text: str, problem: bool = False) -> None:
+        """Show a line at the dock's end; an empty text hides it."""
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
+        colour = self.colour("warning" if problem else "text")
+        self.message.setStyleSheet(f"color: {colour.name()};")
+
+    def attempt(self, action: Any, *args: Any) -> Any:
+        """Run what a button asks for; an input error becomes a line in the dock."""
+        self.say("")
+        try:
+            return action(*args)
+        except MedverseError as error:
+            self.say(str(error), problem=True)
+            return None
+
+    def colour(self, name: str) -> QColor:
+        """Return a colour of napari's theme: "text", "foreground", "highlight", "warning"."""
+        return QColor(getattr(get_theme(self.viewer.theme), name).as_hex())
+
+
+def _released(state: ViewerState, token: int, bindings: Bindings, *_: object) -> None:
+    bindings.release()
+    state.dock_closed(token)

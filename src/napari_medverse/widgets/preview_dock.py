@@ -1,0 +1,227 @@
+"""The Live preview dock: predict a target from the context set, watch it sharpen, accept it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from magicgui.widgets import CheckBox, ComboBox, FloatSlider, LineEdit, SpinBox, Widget
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QWidget,
+)
+from superqt import QCollapsible, QToggleSwitch
+
+from . import accept
+from .choices import LayerChoice
+from .dock import Dock
+from .marks import is_scratch
+from .preview_model import ALIGN, PRIOR, SHOW
+
+if TYPE_CHECKING:
+    import napari
+
+ALIGN_NAMES = {
+    "auto": "auto: where it helps",
+    "affine": "affine",
+    "rigid": "rigid",
+    "none": "none, as in the papers",
+}
+PRIOR_NAMES = {"auto": "auto", "vote": "aligned label vote", "none": "none, as in the papers"}
+
+
+class LivePreviewDock(Dock):
+    """Chooses target, model and options; shows progress; accepts the result.
+
+    Parameters
+    ----------
+    viewer
+        The viewer whose scans are predicted.
+    """
+
+    previews = True
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__(viewer)
+        self.preview = self.state.preview
+        self.controller = self.state.controller
+        self._build_choice()
+        self._build_running()
+        self._build_look()
+        self._build_options()
+        self._build_accept()
+        self.column.addWidget(self.message)
+        self.column.addStretch(1)
+        events = self.preview.events
+        for name in ("state", "line", "fraction", "error", "ready"):
+            self.bindings.connect(getattr(events, name), self._show_state)
+        self.bindings.connect(events.target, self._show_accept)
+        self.bindings.connect(events.live, self._show_live)
+        self._show_state()
+        self._show_live()
+        self._show_accept()
+
+    # ---- building
+
+    def _build_choice(self) -> None:
+        layers = self.viewer.layers
+        self.target = LayerChoice(layers, _is_target, self.bindings, "choose a scan ...")
+        names = self.state.engine.models()
+        self.model = ComboBox(choices=names, nullable=not names)
+        if self.preview.model not in names:
+            self.preview.model = names[0] if names else ""
+        self.bindings.two_way(self.target, self.preview, "target")
+        if names:
+            self.bindings.two_way(self.model, self.preview, "model")
+        self.column.addLayout(_form({"Target": self.target, "Model": self.model}))
+
+    def _build_running(self) -> None:
+        self.live = QToggleSwitch("Live")
+        self.live.setToolTip("Predict again after every change of the context set or the target")
+        self.live.toggled.connect(self._set_live)
+        self.once = QPushButton("Run once")
+        self.once.clicked.connect(lambda: self.attempt(self.controller.run))
+        self.cancel = QPushButton("Cancel")
+        self.cancel.clicked.connect(self.controller.cancel)
+        line = QHBoxLayout()
+        line.addWidget(self.live, 1)
+        line.addWidget(self.once, 1)
+        line.addWidget(self.cancel, 1)
+        self.column.addLayout(line)
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setRange(0, 1000)
+        self.bar.setFixedHeight(8)
+        self.column.addWidget(self.bar)
+        self.line = QLabel(" ")
+        self.line.setWordWrap(True)
+        self.column.addWidget(self.line)
+
+    def _build_look(self) -> None:
+        self.threshold = FloatSlider(min=0.01, max=0.99, step=0.01)
+        self.threshold.tooltip = "Probability from which a voxel counts as labelled"
+        self.show_as = ComboBox(choices=list(SHOW))
+        self.bindings.two_way(self.threshold, self.preview, "threshold")
+        self.bindings.two_way(self.show_as, self.preview, "show")
+        self.column.addLayout(_form({"Threshold": self.threshold, "Show": self.show_as}))
+
+    def _build_options(self) -> None:
+        self.levels = ComboBox(choices=[("auto", 0), *((str(n), n) for n in range(1, 6))])
+        self.align = ComboBox(choices=[(ALIGN_NAMES[a], a) for a in ALIGN])
+        self.prior = ComboBox(choices=[(PRIOR_NAMES[p], p) for p in PRIOR])
+        self.mini_context = SpinBox(min=1, max=64)
+        self.debounce = SpinBox(min=0, max=10000, step=50)
+        self.view_first = CheckBox(text="part in view first")
+        tips = {
+            "levels": "Autoregressive levels from coarse to fine",
+            "align": "How pairs are brought to the target",
+            "prior": "What the coarsest level starts from",
+            "mini_context": "Pairs encoded at a time: more is faster and takes more memory",
+            "debounce": "Milliseconds without an edit before a preview starts",
+            "view_first": "Compute the windows that meet the slice in view first",
+        }
+        for name, tip in tips.items():
+            widget = getattr(self, name)
+            widget.tooltip = tip
+            self.bindings.two_way(widget, self.preview, name)
+        panel = QWidget()
+        panel.setLayout(
+            _form(
+                {
+                    "Levels": self.levels,
+                    "Alignment": self.align,
+                    "Prior": self.prior,
+                    "Pairs at a time": self.mini_context,
+                    "Wait (ms)": self.debounce,
+                    "": self.view_first,
+                }
+            )
+        )
+        self.options = QCollapsible("Options")
+        self.options.setDuration(0)
+        self.options.addWidget(panel)
+        self.options.collapse(animate=False)
+        self.column.addWidget(self.options)
+
+    def _build_accept(self) -> None:
+        rule = QFrame()
+        rule.setFrameShape(QFrame.Shape.HLine)
+        self.column.addWidget(rule)
+        layers = self.viewer.layers
+        self.into = LayerChoice(layers, self._can_take, self.bindings, "a new layer")
+        self.rule = ComboBox(choices=[(text, key) for key, text in accept.RULES.items()])
+        self.mapping = LineEdit()
+        self.mapping.native.setPlaceholderText("same values; or 1:5, 2:6")
+        self.mapping.tooltip = "Value to write for each class; 0 leaves a class out"
+        self.column.addLayout(
+            _form({"Accept into": self.into, "Rule": self.rule, "Classes": self.mapping})
+        )
+        self.accept = QPushButton("Accept")
+        self.accept.clicked.connect(lambda: self._accept(False))
+        self.accept_add = QPushButton("Accept and add to context")
+        self.accept_add.clicked.connect(lambda: self._accept(True))
+        line = QHBoxLayout()
+        line.addWidget(self.accept, 1)
+        line.addWidget(self.accept_add, 2)
+        self.column.addLayout(line)
+
+    # ---- acting
+
+    def _set_live(self, live: bool) -> None:
+        self.preview.live = live
+
+    def _accept(self, add: bool) -> None:
+        self.attempt(
+            self.controller.accept, self.into.value, self.rule.value, self.mapping.value, add
+        )
+
+    def _can_take(self, layer: object) -> bool:
+        target = self.preview.target
+        return target is not None and accept.fits(layer, target)
+
+    # ---- showing
+
+    def _show_state(self, *_: object) -> None:
+        preview = self.preview
+        running = preview.state == "running"
+        self.cancel.setEnabled(running)
+        self.bar.setValue(round(1000 * preview.fraction))
+        # Busy until the first window is done; a spinner must not outlive an error.
+        self.bar.setRange(0, 0 if running and preview.fraction == 0 else 1000)
+        self.line.setText(preview.line or " ")
+        if preview.state == "failed":
+            self.say(preview.error, problem=True)
+        elif running:
+            self.say("")
+        self.accept.setEnabled(preview.can_accept)
+        self.accept_add.setEnabled(preview.can_accept)
+
+    def _show_live(self, *_: object) -> None:
+        if self.live.isChecked() != self.preview.live:
+            self.live.setChecked(self.preview.live)
+
+    def _show_accept(self, *_: object) -> None:
+        self.into.refresh()
+
+
+def _is_target(layer: object) -> bool:
+    return (
+        type(layer).__name__ == "Image"
+        and not is_scratch(layer)
+        and layer.ndim == 3
+        and not layer.rgb
+    )
+
+
+def _form(rows: dict[str, Widget]) -> QFormLayout:
+    form = QFormLayout()
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setVerticalSpacing(4)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    for label, widget in rows.items():
+        form.addRow(label, widget.native)
+    return form

@@ -1,0 +1,139 @@
+"""What the live preview is asked for and how far it is. Knows nothing of Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from psygnal import SignalGroupDescriptor
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from .frames import Picture
+
+ALIGN = ("auto", "affine", "rigid", "none")
+PRIOR = ("auto", "vote", "none")
+SHOW = ("labels", "probability")
+
+#: changes of these ask for another prediction
+ASKING = ("target", "model", "levels", "align", "prior", "mini_context")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A final preview that may be accepted, and where it came from."""
+
+    picture: Picture
+    target: Image
+    details: Mapping[str, Any]
+
+    def with_picture(self, picture: Picture) -> Result:
+        return replace(self, picture=picture)
+
+
+@dataclass(eq=False)
+class PreviewModel:
+    """Settings and state of one viewer's preview; every field has an event.
+
+    Attributes
+    ----------
+    target
+        The image layer to predict.
+    model
+        Name of the weights.
+    live
+        Predict again after every change.
+    debounce
+        Milliseconds without a change before a prediction starts.
+    levels
+        Autoregressive levels; 0 leaves the number to the engine.
+    threshold
+        Probability from which a voxel counts as labelled.
+    view_first
+        Compute the windows that meet the slice in view first.
+    show
+        "labels" or "probability".
+    state
+        "idle", "waiting", "running", "done" or "failed".
+    line, fraction, error
+        Progress in words and from 0 to 1; what went wrong last.
+    """
+
+    events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
+
+    target: Image | None = None
+    model: str = ""
+    live: bool = False
+    debounce: int = 300
+    levels: int = 0
+    threshold: float = 0.5
+    align: str = "auto"
+    prior: str = "auto"
+    mini_context: int = 1
+    view_first: bool = True
+    show: str = "labels"
+    state: str = "idle"
+    line: str = ""
+    fraction: float = 0.0
+    error: str = ""
+    run_id: int = 0
+    ready: Result | None = field(default=None, repr=False)
+
+    @property
+    def can_accept(self) -> bool:
+        """Whether the preview on screen is final and of the present settings."""
+        return self.ready is not None and self.state == "done"
+
+    def begin(self, run_id: int) -> None:
+        """Note that a run was asked for."""
+        self.run_id = run_id
+        self.error = ""
+        self.ready = None
+        self.fraction = 0.0
+        self.state = "running"
+        self.line = "starting"
+
+    def advance(self, line: str, fraction: float) -> None:
+        """Note how far the run is."""
+        self.line = line
+        self.fraction = fraction
+
+    def finish(self, result: Result) -> None:
+        """Note that the final frame is there."""
+        self.fraction = 1.0
+        self.ready = result
+        self.state = "done"
+
+    def fail(self, message: str) -> None:
+        """Note an error; nothing runs any more."""
+        self.error = message
+        self.line = ""
+        self.fraction = 0.0
+        self.state = "failed"
+
+    def rest(self, line: str = "") -> None:
+        """Note that nothing runs and nothing is ready."""
+        self.ready = None
+        self.line = line
+        self.fraction = 0.0
+        self.state = "idle"
+
+
+def progress_line(
+    level: int, levels: int, done: int, windows: int, pairs: int, seconds: float
+) -> str:
+    """Return "level 2 of 3, 4 of 27 windows, 3 pairs, 0.8 s"."""
+    window = "window" if windows == 1 else "windows"
+    pair = "pair" if pairs == 1 else "pairs"
+    return (
+        f"level {level} of {levels}, {done} of {windows} {window}, {pairs} {pair}, {seconds:.1f} s"
+    )
+
+
+def progress_fraction(level: int, levels: int, done: int, windows: int) -> float:
+    """Return 0 to 1; each finer level counts four times the one before it."""
+    weights = [4.0**k for k in range(levels)]
+    passed = sum(weights[: level - 1]) + weights[level - 1] * done / max(windows, 1)
+    return passed / sum(weights)

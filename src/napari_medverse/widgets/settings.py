@@ -1,0 +1,42 @@
+"""The plugin's preferences, as napari keeps them (manifest: configurations)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PLUGIN = "napari-medverse"
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What the user set in napari's Preferences; these defaults are the manifest's.
+
+    Attributes
+    ----------
+    debounce
+        Milliseconds without an edit before a preview starts.
+    memory_limit
+        Megabytes of cached context features.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    memory_limit: int = 2048
+    debounce: int = 300
+
+
+def preferences() -> Preferences:
+    """Return the current preferences; the defaults where napari does not know the plugin."""
+    from napari.settings import get_plugin_settings
+
+    try:
+        stored = get_plugin_settings(PLUGIN)
+    except KeyError:
+        # The plugin is disabled, or runs from a folder that is not installed.
+        return Preferences()
+    return Preferences(
+        device=stored.engine.device,
+        precision=stored.engine.precision,
+        memory_limit=stored.engine.memory_limit,
+        debounce=stored.preview.debounce,
+    )

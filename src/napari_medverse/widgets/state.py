@@ -1,0 +1,92 @@
+"""What belongs to one viewer: its models, its background threads, its open docks."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from qtpy.QtWidgets import QApplication
+
+from .context_model import ContextSetModel
+from .controller import PreviewController
+from .engine import LocalEngine
+from .jobs import Jobs
+from .marks import unwrapped
+from .preview_model import PreviewModel
+from .settings import preferences
+
+_states: dict[int, ViewerState] = {}
+
+
+class ViewerState:
+    """Shared by the docks of one viewer and by nobody else.
+
+    Threads run only while a dock is open: both end when the last dock closes, the viewer
+    goes, or the application quits. The models outlive the docks.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        chosen = preferences()
+        self.jobs = Jobs()
+        self.context = ContextSetModel(self.jobs)
+        self.preview = PreviewModel(debounce=chosen.debounce)
+        self.engine: Any = LocalEngine(chosen)
+        self.controller = PreviewController(
+            viewer, self.context, self.preview, self.jobs, self.engine
+        )
+        self._docks: dict[int, bool] = {}
+        viewer.layers.events.removed.connect(self._on_layer_removed)
+        app = QApplication.instance()
+        if app is not None:
+            app.aboutToQuit.connect(self.shutdown)
+
+    def use_engine(self, engine: Any) -> None:
+        """Run another engine from the next start on; for tests and remote engines."""
+        self.engine = self.controller.engine = engine
+
+    def dock_opened(self, dock: int, previews: bool) -> None:
+        """Note an open dock; one that previews starts the controller."""
+        if dock in self._docks:
+            return
+        first = not self._docks
+        self._docks[dock] = previews
+        self.jobs.open()
+        if first:
+            self.context.refresh()
+        if previews:
+            self.controller.start()
+
+    def dock_closed(self, dock: int) -> None:
+        """Note a closed dock; threads that no dock needs end."""
+        if self._docks.pop(dock, None) is None:
+            return
+        if not any(self._docks.values()):
+            self.controller.stop()
+        if not self._docks:
+            self.jobs.close()
+
+    def shutdown(self) -> None:
+        """End both threads, waiting for the window under way."""
+        self._docks.clear()
+        self.controller.stop(timeout=5)
+        self.jobs.close()
+
+    def _on_layer_removed(self, event: Any) -> None:
+        self.context.layer_removed(event.value)
+
+
+def state_of(viewer: Any) -> ViewerState:
+    """Return the state of a viewer, made on first use; proxies of one viewer share it."""
+    # Keyed by identity: comparing viewers compares all their fields.
+    viewer = unwrapped(viewer)
+    key = id(viewer)
+    if key not in _states:
+        _states[key] = ViewerState(viewer)
+        weakref.finalize(viewer, _forget, key)
+    return _states[key]
+
+
+def _forget(key: int) -> None:
+    state = _states.pop(key, None)
+    if state is not None:
+        state.shutdown()
