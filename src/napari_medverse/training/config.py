@@ -46,7 +46,11 @@ class AnatomySettings(_Settings):
 
     kinds: dict[str, float] = {"head": 1, "brain": 1, "body": 0.7, "limbs": 0.5, "tissue": 0.8}
     families: dict[str, float] = {"ct": 1.2, "mr": 1, "fluorescence": 0.4}
-    poses: dict[str, float] = {"aligned": 0.6, "mild": 0.2, "strong": 0.2}
+    poses: dict[Literal["aligned", "mild", "strong"], float] = {
+        "aligned": 0.6,
+        "mild": 0.2,
+        "strong": 0.2,
+    }
     partial: float = Field(0.35, ge=0, le=1, description="share of cropped fields of view")
     partial_zoom: Span = (0.35, 0.8)
     variation: Span = (0.3, 1.3)

@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from napari_medverse.training.anatomy import Anatomy, cohort, random_anatomy
-from napari_medverse.training.config import TrainingConfig
+from napari_medverse.errors import MedverseError
+from napari_medverse.training.anatomy import Anatomy, Specimen, cohort, random_anatomy
+from napari_medverse.training.anatomy.pose import PoseMode
+from napari_medverse.training.cases import CaseSource, nnunet_source
+from napari_medverse.training.config import Stage, TrainingConfig
 from napari_medverse.training.tasks import (
     Batch,
     Episode,
@@ -46,11 +49,15 @@ def step_plan(config: TrainingConfig, step: int) -> Plan:
 
 
 class EpisodeSource:
-    """Makes episodes of synthetic anatomies; keeps the anatomies in use."""
+    """Makes episodes of synthetic anatomies and, where the config names some, of real scans.
 
-    def __init__(self, config: TrainingConfig) -> None:
+    ``cases`` gives scans in memory instead of the config's folders.
+    """
+
+    def __init__(self, config: TrainingConfig, cases: CaseSource | None = None) -> None:
         self.config = config
         self._anatomies: OrderedDict[tuple[int, ...], Anatomy] = OrderedDict()
+        self._cases = [cases] if cases else [nnunet_source(folder) for folder in config.data]
 
     def episode(self, step: int, slot: int, plan: Plan) -> Episode:
         """Return the episode in one slot of a step's batch."""
@@ -58,25 +65,14 @@ class EpisodeSource:
         _, stage, _ = config.stage_at(step)
         rng = np.random.default_rng([config.seed, step, slot + 1])
         fraction = stage.fraction or config.segmentation.fraction
+        real = bool(self._cases) and rng.random() < config.data_share
         for attempt in range(20):
-            anatomy = self._anatomy(step, slot, stage.canonical, attempt // 4)
-            settings = config.anatomy
-            mode = _pick(rng, settings.poses)
-            zoom = rng.uniform(0.95, 1.3)
-            if rng.random() < settings.partial:
-                zoom = rng.uniform(*settings.partial_zoom)
-            specimens = cohort(
-                rng,
-                anatomy,
-                plan.contexts + 1,
-                plan.size,
-                mode,
-                zoom,
-                rng.uniform(*settings.variation),
-                True,
-                settings.families,
-                settings.quantiles,
-            )
+            mode = _pick(rng, config.anatomy.poses)
+            if real and attempt < 8:
+                specimens = self._scans(rng, stage, plan, mode)
+            else:
+                anatomy = self._anatomy(step, slot, stage.canonical, attempt // 4)
+                specimens = self._specimens(rng, anatomy, plan, mode)
             if plan.task == "image":
                 return image_episode(rng, specimens, config, plan)
             # a cohort without a fitting foreground in the end gets looser bounds
@@ -84,7 +80,46 @@ class EpisodeSource:
             episode = segmentation_episode(rng, specimens, config, plan, mode, bounds)
             if episode is not None:
                 return episode
-        raise RuntimeError(f"no foreground within {fraction} in 20 anatomies at step {step}")
+        raise MedverseError(
+            f"No structure fills between {fraction[0]} and {fraction[1]} of the view; "
+            "widen 'fraction' in the training config."
+        )
+
+    def _specimens(
+        self, rng: np.random.Generator, anatomy: Anatomy, plan: Plan, mode: PoseMode
+    ) -> list[Specimen]:
+        settings = self.config.anatomy
+        zoom, variation = self._view(rng)
+        return cohort(
+            rng,
+            anatomy,
+            plan.contexts + 1,
+            plan.size,
+            mode,
+            zoom,
+            variation,
+            True,
+            settings.families,
+            settings.quantiles,
+        )
+
+    def _scans(
+        self, rng: np.random.Generator, stage: Stage, plan: Plan, mode: PoseMode
+    ) -> list[Specimen]:
+        source = self._cases[int(rng.integers(len(self._cases)))]
+        zoom, variation = self._view(rng)
+        quantiles = self.config.anatomy.quantiles
+        return source.cohort(
+            rng, plan.contexts + 1, plan.size, stage.canonical, mode, zoom, variation, quantiles
+        )
+
+    def _view(self, rng: np.random.Generator) -> tuple[float, float]:
+        """Draw the width of the field of view and the strength of deformation."""
+        settings = self.config.anatomy
+        zoom = rng.uniform(0.95, 1.3)
+        if rng.random() < settings.partial:
+            zoom = rng.uniform(*settings.partial_zoom)
+        return zoom, rng.uniform(*settings.variation)
 
     def _anatomy(self, step: int, slot: int, size: int, attempt: int) -> Anatomy:
         # slots change their anatomies at different steps, so that no step pays for all
@@ -98,7 +133,7 @@ class EpisodeSource:
         return self._anatomies[key]
 
 
-def _pick(rng: np.random.Generator, shares: dict[str, float]) -> str:
+def _pick(rng: np.random.Generator, shares: dict[PoseMode, float]) -> PoseMode:
     names = list(shares)
     weights = np.array([shares[n] for n in names])
     return names[int(rng.choice(len(names), p=weights / weights.sum()))]
