@@ -16,3 +16,13 @@ def private_cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv(CACHE_VARIABLE, str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The published code's outputs, kept beside the project."""
+    from golden import REFERENCE, Golden
+
+    if not REFERENCE.is_dir():
+        pytest.skip("the published reference outputs (../shared/reference) are not here")
+    return Golden()

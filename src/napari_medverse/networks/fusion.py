@@ -76,14 +76,15 @@ def from_tokens(tokens: Tensor, shape: Sequence[int], blocks: int, layout: str) 
 
 
 def pool_tokens(x: Tensor, blocks: int, layout: str) -> Tensor:
-    """Mean of every token of (B, C, D, H, W), float32 (B, p^3, C)."""
+    """Mean of every token of (B, C, D, H, W), at least float32, (B, p^3, C)."""
     batch, channels, *grid = x.shape
     x = x.permute(0, 2, 3, 4, 1).reshape(batch, *_cut(grid, blocks, layout), channels)
     # Outermost axis first: each sum then runs along memory, many times faster than
     # torch's adaptive pooling of a channels-last map.
     voxels = (1, 2, 3) if layout == "strided" else (2, 3, 4)
+    wide = torch.promote_types(x.dtype, torch.float32)
     for axis in voxels:
-        x = x.sum(dim=axis, dtype=torch.float32)
+        x = x.sum(dim=axis, dtype=wide)
     return x.reshape(batch, blocks**3, channels) * (blocks**3 / math.prod(grid))
 
 

@@ -1,0 +1,70 @@
+"""What must be known of a set of weights beside its tensors."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: the key of the JSON in a safetensors file of ours
+METADATA_KEY = "napari_medverse"
+
+
+class Normalisation(BaseModel):
+    """How intensities were brought to [0, 1] in training.
+
+    "minmax" is what the published code does, "quantile" what the papers describe (0.02
+    and 0.98 there); ``low`` and ``high`` count for "quantile" only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["minmax", "quantile"] = "minmax"
+    low: float = Field(0.02, ge=0, lt=1)
+    high: float = Field(0.98, gt=0, le=1)
+
+
+class ModelConfig(BaseModel):
+    """Architecture and conventions of one set of weights.
+
+    Attributes
+    ----------
+    patch
+        Sides of the window in voxels, array order.
+    resampling
+        "trilinear": corner-aligned and without anti-aliasing, as the published code;
+        "area": anti-aliased, for weights of ours.
+    provenance
+        Where the tensors come from: steps, seed, source file and the like.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["medverse", "neuroverse3d"]
+    channels: tuple[int, ...]
+    conv_layers: int = 2
+    tokens: Literal["strided", "block"] = "strided"
+    prototypes: bool = False
+    residual: bool = False
+    width: int = 66
+    blocks: int = 4
+    patch: tuple[int, int, int] = (128, 128, 128)
+    normalisation: Normalisation = Normalisation()
+    resampling: Literal["trilinear", "area"] = "trilinear"
+    provenance: dict[str, Any] = {}
+
+    def build(self):
+        """Return a network of this architecture with fresh weights."""
+        from .. import networks
+
+        if self.kind == "medverse":
+            return networks.Medverse(
+                self.channels,
+                self.conv_layers,
+                tokens=self.tokens,
+                prototypes=self.prototypes,
+                residual=self.residual,
+                width=self.width,
+                blocks=self.blocks,
+            )
+        return networks.Neuroverse3D(self.channels, self.conv_layers)
