@@ -25,7 +25,8 @@ class Scaling:
     def apply(self, array: np.ndarray) -> np.ndarray:
         """Return the scaled array as float32."""
         # Whole numbers beyond 2^24 would lose their differences if converted first.
-        wide = np.float64 if array.dtype.itemsize > 3 else np.float32
+        fits = array.dtype.itemsize < 4 or array.dtype == np.float32
+        wide = np.float32 if fits else np.float64
         out = np.subtract(array, wide(self.low), dtype=wide)
         out /= wide(self.span)
         if self.clip:

@@ -1,7 +1,7 @@
 """What is asked of the engine, as one immutable object."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
@@ -117,6 +117,21 @@ class Request:
         _check_range("skip", self.skip, 0.0, 0.49)
         if self.visible is not None and len(self.visible) != 3:
             raise MedverseError("visible needs three entries: a slice index or None per axis")
+
+
+def make_request(target, pairs, **options) -> Request:
+    """Make a request, refusing options that there are not.
+
+    Raises
+    ------
+    MedverseError
+        An option is unknown, or see `Request`.
+    """
+    known = [option.name for option in fields(Request)][2:]
+    for name in options:
+        if name not in known:
+            raise MedverseError(f"there is no option {name!r}; the options are {', '.join(known)}")
+    return Request(target, pairs, **options)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
