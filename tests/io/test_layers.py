@@ -153,6 +153,8 @@ def test_wide_label_integers_are_stored_narrow_where_they_fit(tmp_path):
         (noise() % 5, "few.nii", True),
         (np.zeros((5, 5, 5), "u1"), "blank.nii", False),
         (regions(dtype="f4"), "scan_label.nii", True),
+        (regions(dtype="f4"), "scan.nii", True),
+        (noise(dtype="f4"), "scan.nii", False),
         (regions(dtype="f4") + 0.5, "scan_label.nii", False),
         (regions(dtype="i2") - 1, "scan_seg.nii", False),
         (np.repeat(noise((6, 6, 6)), 8, axis=2), "atlas.nii", True),

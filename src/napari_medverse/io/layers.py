@@ -134,8 +134,8 @@ def looks_like_labels(content: NiftiContent, path: str | os.PathLike) -> bool:
     """Tell whether a file holds labels: by its header, its name or folder, or its values.
 
     Only whole, non-negative numbers can be labels. Then the header's intent decides, or a
-    word such as ``seg`` or ``labels`` in the file's name or as the folder's, or, for integers,
-    values that are few or form regions, as in ``ContextPair``.
+    word such as ``seg`` or ``labels`` in the file's name or as the folder's, or values that are
+    few or form regions, as in ``ContextPair``.
     """
     data = content.data
     if data.min() < 0 or (data.dtype.kind == "f" and not _are_whole(data)):
@@ -145,7 +145,7 @@ def looks_like_labels(content: NiftiContent, path: str | os.PathLike) -> bool:
         return True
     if re.fullmatch(_LABEL_WORD, folder):
         return True
-    return data.dtype.kind in "iu" and bool(data.any()) and judge_task(data) == "labels"
+    return bool(data.any()) and judge_task(data) == "labels"
 
 
 def _are_whole(data: np.ndarray) -> bool:
