@@ -12,6 +12,7 @@ import yaml
 
 from napari_medverse import samples
 from napari_medverse.cli import main
+from napari_medverse.errors import MedverseError
 from napari_medverse.io import read_nifti, write_nifti
 from napari_medverse.phantom import make_specimen
 from napari_medverse.weights import ModelConfig
@@ -215,11 +216,12 @@ def test_train_names_a_bad_config(tmp_path, capsys):
     assert "choose another" in fails(capsys, "train", "--config", config, "--out", blocked)
 
 
-def test_debug_shows_where_the_error_came_from(tmp_path, files):
-    from napari_medverse.errors import MedverseError
-
+@pytest.mark.parametrize("place", [0, 1])
+def test_debug_shows_where_the_error_came_from(tmp_path, files, place):
+    arguments = ["predict", *files, "--out", str(tmp_path / "out.tif")]
+    arguments.insert(place, "--debug")
     with pytest.raises(MedverseError):
-        main(["predict", *files, "--out", str(tmp_path / "out.tif"), "--debug"])
+        main(arguments)
 
 
 def test_unexpected_errors_are_one_line_too(monkeypatch, capsys):

@@ -64,13 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         description="In-context 3D segmentation, transformation and enhancement.",
     )
     parser.add_argument("--version", action="version", version=f"napari-medverse {__version__}")
-    parser.set_defaults(debug=False)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--debug",
-        action="store_true",
-        help="on an error show where in the program it came from",
-    )
+    for place in (parser, common):
+        # No default here: the subcommand's would overwrite what stood before its name.
+        place.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="on an error show where in the program it came from",
+        )
+    parser.set_defaults(debug=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add(commands, common)
