@@ -54,10 +54,16 @@ def random_appearance(
     family = families[int(rng.choice(3, p=weights / weights.sum()))]
     looks: dict[int, tuple[float, float, float]] = {}
     contrast = rng.uniform(0.6, 1.4)
+    # in many a real scan soft tissues hardly differ, and place tells more than intensity
+    level = float(rng.uniform(0.3, 0.9))
+    flat = float(rng.uniform(0.02, 0.15)) if rng.random() < 0.5 else 0.0
     mean, grain, shade = [], [], []
     for structure in anatomy.structures:
         if structure.appearance not in looks:
-            looks[structure.appearance] = _look(rng, family, structure.tissue, contrast)
+            m, g, s = _look(rng, family, structure.tissue, contrast)
+            if flat and family != "ct" and structure.tissue in ("soft", "marrow"):
+                m = float(rng.normal(level, flat))
+            looks[structure.appearance] = (m, g, s)
         m, g, s = looks[structure.appearance]
         mean.append(m)
         grain.append(g)
@@ -77,7 +83,7 @@ def _look(
         middle, spread = _CT[tissue]
         return float(rng.normal(middle, spread * contrast)), grain, shade
     if family == "mr":
-        if tissue == "air" and rng.random() < 0.85:
+        if tissue == "air" and rng.random() < 0.92:
             return float(rng.uniform(0, 0.08)), 0.01, 0.0
         if tissue in ("bone", "dense") and rng.random() < 0.5:
             return float(rng.uniform(0, 0.25)), grain, shade
