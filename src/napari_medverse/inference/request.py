@@ -52,9 +52,10 @@ class Request:
         Overlap of neighbouring windows as a fraction; None takes the weights' own default.
     threshold : float
         Probability from which a voxel counts as labelled.
-    skip : float
+    skip : float, optional
         Windows in which the coarse probability of a class is everywhere below this value, or
-        above 1 minus it, keep the coarse prediction. 0 computes every window.
+        above 1 minus it, keep the coarse prediction. 0 computes every window; None means 0.05 for
+        weights of ours at precision "fast" and 0 otherwise.
     visible : tuple of (float or None), optional
         Per axis, the target index of the slice in view (None: no slice on this axis). Windows
         that meet it are computed first; the result does not depend on it.
@@ -78,7 +79,7 @@ class Request:
     stop_level: int | None = None
     overlap: float | None = None
     threshold: float = 0.5
-    skip: float = 0.0
+    skip: float | None = None
     visible: tuple[float | None, float | None, float | None] | None = None
     run_id: int = field(default_factory=lambda: next(_run_ids))
 
@@ -114,7 +115,8 @@ class Request:
         if self.overlap is not None:
             _check_range("overlap", self.overlap, 0.0, 0.9)
         _check_range("threshold", self.threshold, 0.0, 1.0)
-        _check_range("skip", self.skip, 0.0, 0.49)
+        if self.skip is not None:
+            _check_range("skip", self.skip, 0.0, 0.49)
         if self.visible is not None and len(self.visible) != 3:
             raise MedverseError("visible needs three entries: a slice index or None per axis")
 

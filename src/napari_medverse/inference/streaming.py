@@ -35,6 +35,8 @@ from .volume import Volume
 Progress = Callable[[int, int, str], None]
 
 DEFAULT_INTERVAL = 0.25
+# Residual networks see autoregressive labels below this as equally empty.
+DEFAULT_SKIP = 0.05
 # A partial frame may take this part of the time that the windows take.
 _FRAME_SHARE = 0.1
 
@@ -82,6 +84,12 @@ class Engine:
         return plans.plan_levels(
             target.shape, target.spacing, patch, self._window_unit(patch), levels, overlap
         )
+
+    def skip(self, wanted: float | None) -> float:
+        """Return the certainty from which windows are skipped."""
+        if wanted is not None:
+            return wanted
+        return 0.0 if self.published or self.precision == "exact" else DEFAULT_SKIP
 
     def _window_unit(self, patch: tuple[int, int, int]) -> int:
         # The network runs on smaller multiples, but then with fewer attention tokens.
@@ -198,7 +206,7 @@ class _Run:
             request.classes or (None,),
             engine.mode,
             request.mini_context,
-            request.skip,
+            engine.skip(request.skip),
             self.cache,
             self.cancel,
         )
