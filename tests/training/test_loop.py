@@ -201,13 +201,19 @@ def test_dice_and_psnr():
     assert psnr(torch.full((1, 1, 2, 2, 2), 0.1), a[1:]).item() == pytest.approx(20)
 
 
-@pytest.mark.parametrize("name", ["smoke", "medverse_mini"])
+@pytest.mark.parametrize("name", ["smoke", "medverse_mini", "medverse_mini_long"])
 def test_shipped_configs_are_valid(name):
     from importlib.resources import files
 
     config = read_config(files("napari_medverse.training") / "configs" / f"{name}.yaml")
     divisor = 4 * 2 ** (len(config.network.channels) - 1)
     assert all(stage.size % divisor == 0 for stage in config.stages)
+
+
+def test_initial_weights_lie_beside_the_config(tmp_path):
+    file = tmp_path / "go_on.yaml"
+    file.write_text("stages: [{size: 16, steps: 1}]\ninitial: first.safetensors")
+    assert read_config(file).initial == tmp_path / "first.safetensors"
 
 
 def test_what_is_wrong_with_a_config_is_named(tmp_path):

@@ -137,7 +137,7 @@ class TrainingConfig(_Settings):
     data: tuple[Path, ...] = Field((), description="nnU-Net folders, a second source of episodes")
     data_share: float = Field(0.5, ge=0, le=1)
     seed: int = 0
-    initial: Path | None = Field(None, description="weights (.safetensors of ours) to start from")
+    initial: Path | None = Field(None, description="weights of ours to start from")
     segmentation_loss: Literal["dice_bce", "smooth_l1"] = "dice_bce"
     segmentation_weight: float = 1.0
     image_weight: float = 5.0
@@ -177,7 +177,7 @@ class TrainingConfig(_Settings):
 
 
 def read_config(path: str | Path) -> TrainingConfig:
-    """Read a YAML or JSON file.
+    """Read a YAML or JSON file; ``initial`` is taken relative to its folder.
 
     Raises
     ------
@@ -188,10 +188,13 @@ def read_config(path: str | Path) -> TrainingConfig:
     if not path.is_file():
         raise MedverseError(f"{path}: no such config file; see training/configs for examples.")
     try:
-        return TrainingConfig.model_validate(yaml.safe_load(path.read_text()))
+        config = TrainingConfig.model_validate(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
         raise MedverseError(f"{path}: not valid YAML or JSON ({error}).") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise MedverseError(f"{path}: {where}: {first['msg']}.") from error
+    if config.initial is None:
+        return config
+    return config.model_copy(update={"initial": path.parent / config.initial})
