@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from napari_medverse.errors import Cancelled, CheckpointError, MedverseError
 from napari_medverse.training.config import TrainingConfig, read_config
-from napari_medverse.training.export import averaged_network, export
+from napari_medverse.training.export import averaged_network, export_weights
 from napari_medverse.training.loader import make_batch
 from napari_medverse.training.loop import train
 from napari_medverse.training.state import (
@@ -165,7 +165,7 @@ def test_learning_rate_warms_up_and_meets_the_next_stage():
 
 
 def test_export_holds_the_averaged_folded_weights_and_says_what_they_are(finished, tmp_path):
-    path = export(finished[1], tmp_path / "mini.safetensors")
+    path = export_weights(finished[1], tmp_path / "mini.safetensors")
     network = averaged_network(read_checkpoint(finished[1]))
     with safe_open(path, "pt") as file:
         meta = json.loads(file.metadata()["napari_medverse"])
@@ -181,7 +181,7 @@ def test_export_holds_the_averaged_folded_weights_and_says_what_they_are(finishe
 
 
 def test_training_starts_from_exported_weights(finished, tmp_path):
-    path = export(finished[1], tmp_path / "mini.safetensors")
+    path = export_weights(finished[1], tmp_path / "mini.safetensors")
     network = new_network(CONFIG.model_copy(update={"initial": path})).eval()
     reference = averaged_network(read_checkpoint(finished[1]))
     batch = make_batch(CONFIG, 0)

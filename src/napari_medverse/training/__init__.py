@@ -12,10 +12,10 @@ _HOMES = {
     "TrainingConfig": "config",
     "read_config": "config",
     "train": "loop",
-    "export": "export",
+    "export_weights": "export",
 }
 
-__all__ = ["TrainingConfig", "export", "read_config", "train"]
+__all__ = ["TrainingConfig", "export_weights", "read_config", "train"]
 
 
 def __getattr__(name: str) -> Any:

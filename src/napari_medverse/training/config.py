@@ -197,4 +197,4 @@ def read_config(path: str | Path) -> TrainingConfig:
         raise MedverseError(f"{path}: {where}: {first['msg']}.") from error
     if config.initial is None:
         return config
-    return config.model_copy(update={"initial": path.parent / config.initial})
+    return config.model_copy(update={"initial": (path.parent / config.initial).absolute()})

@@ -23,7 +23,7 @@ def averaged_network(content: dict[str, object]) -> nn.Module:
     return fold(network).eval()
 
 
-def export(checkpoint: str | Path, path: str | Path, patch: int | None = None) -> Path:
+def export_weights(checkpoint: str | Path, path: str | Path, patch: int | None = None) -> Path:
     """Write averaged, folded weights of a checkpoint as fp16 safetensors and return the path.
 
     The file's metadata key "napari_medverse" holds the model config and the provenance as JSON.
