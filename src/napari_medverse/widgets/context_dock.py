@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QItemSelectionModel, QSize, Qt
+from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -116,7 +117,7 @@ class ContextSetDock(Dock):
         self.classes.setResizeMode(QListView.ResizeMode.Adjust)
         self.classes.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
         self.classes.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.classes.setMaximumHeight(84)
+        self.classes.setSpacing(2)
         self.classes.itemChanged.connect(self._on_class_ticked)
         self.column.addWidget(self.classes)
 
@@ -196,6 +197,7 @@ class ContextSetDock(Dock):
 
     def _show_classes(self, available: tuple[int, ...]) -> None:
         chosen = self.context.effective_classes
+        labels = self.context.first_labels
         shown = [
             self.classes.item(i).data(Qt.ItemDataRole.UserRole) for i in range(self.classes.count())
         ]
@@ -203,9 +205,10 @@ class ContextSetDock(Dock):
         if shown != list(available):
             self.classes.clear()
             for value in available:
-                item = QListWidgetItem(str(value))
+                item = QListWidgetItem(class_name(labels, value))
                 item.setData(Qt.ItemDataRole.UserRole, value)
-                item.setSizeHint(QSize(58, 24))
+                if labels is not None:
+                    item.setIcon(swatch(labels.get_color(value)))
                 self.classes.addItem(item)
         for i, value in enumerate(available):
             ticked = Qt.CheckState.Checked if value in chosen else Qt.CheckState.Unchecked
@@ -213,6 +216,18 @@ class ContextSetDock(Dock):
                 self.classes.item(i).setCheckState(ticked)
         self.classes.blockSignals(False)
         self.classes.setVisible(bool(available))
+        if available:
+            self._fit_classes()
+
+    def _fit_classes(self) -> None:
+        """Make the chooser as high as its rows, three at most."""
+        row = self.classes.sizeHintForRow(0) + 2 * self.classes.spacing()
+        widths = [
+            self.classes.sizeHintForIndex(self.classes.model().index(i, 0)).width() + 6
+            for i in range(self.classes.count())
+        ]
+        rows = -(-sum(widths) // max(self.width() - 40, 120))
+        self.classes.setFixedHeight(min(rows, 3) * row + 8)
 
     def _show_buttons(self, *_: object) -> None:
         count = len(self.list.selectionModel().selectedIndexes())
@@ -220,6 +235,20 @@ class ContextSetDock(Dock):
         self.up.setEnabled(count == 1)
         self.down.setEnabled(count == 1)
         self.aligned.setEnabled(count == 1 and self.context.task is not None)
+
+
+def class_name(labels: Any | None, value: int) -> str:
+    """Return "2 brain" where the label layer's features name the value, else "2"."""
+    names = {} if labels is None else dict(labels.features.get("name", {}))
+    name = names.get(value)
+    return f"{value} {name}" if isinstance(name, str) and name else str(value)
+
+
+def swatch(colour: Any) -> QIcon:
+    """Return a filled square of a label's colour (RGBA, 0 to 1)."""
+    pixmap = QPixmap(12, 12)
+    pixmap.fill(QColor.fromRgbF(*[float(c) for c in colour[:3]]))
+    return QIcon(pixmap)
 
 
 def _is_image(layer: object) -> bool:

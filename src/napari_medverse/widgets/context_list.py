@@ -84,7 +84,7 @@ def summary(row: PairRow) -> str:
         parts = [class_text(tuple(facts.counts)), f"{count_text(voxels)} voxels", *parts]
     else:
         parts = ["image to image", *parts]
-    return "  ·  ".join(parts)
+    return " · ".join(parts)
 
 
 def class_text(classes: tuple[int, ...]) -> str:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
 from ..errors import MedverseError
-from .facts import PairFacts, Problem, inspect_pair
+from .facts import PairFacts, Problem, inspect_pair, pair_mark
 from .marks import is_scratch, unwrapped
 from .pairing import Candidate, find_nnunet_pairs, pair_candidates, pair_files
 from .rows import AlignmentStatus, FileSource, LayerSource, PairRow
 from .snapshot import LayerRef
-from .watch import Immediately, LayerWatch, Runner
+from .watch import CHECK_DELAY, Immediately, LayerWatch, Runner
 
 if TYPE_CHECKING:
-    from napari.layers import Layer
+    from napari.layers import Labels, Layer
 
 REINSPECT_DELAY = 0.2
 
@@ -34,7 +34,8 @@ class ContextSetModel:
     choice_changed()
         Available or chosen classes, or the task.
     edited()
-        A prediction made before would come out differently now.
+        A prediction made before would come out differently now. Undo and scripted edits are
+        not told here but by `watch.touched`, for whoever can compare.
     """
 
     rows_changed = Signal()
@@ -47,8 +48,9 @@ class ContextSetModel:
         self._rows: list[PairRow] = []
         self._chosen: tuple[int, ...] | None = None
         self._last_choice: tuple[Any, ...] = ()
-        self.watch = LayerWatch(self._runner)
+        self.watch = LayerWatch()
         self.watch.changed.connect(self._on_layer_changed)
+        self.watch.touched.connect(self._on_layer_touched)
         self.watch.renamed.connect(self._on_layer_renamed)
 
     # ---- reading
@@ -88,6 +90,12 @@ class ContextSetModel:
         if self._chosen is None:
             return available
         return tuple(c for c in self._chosen if c in available)
+
+    @property
+    def first_labels(self) -> Labels | None:
+        """The label layer whose colours and names stand for the classes."""
+        found = (r.source.layers[1] for r in self.active if r.source.layers)
+        return next((x for x in found if type(x).__name__ == "Labels"), None)
 
     @property
     def pending(self) -> bool:
@@ -248,6 +256,21 @@ class ContextSetModel:
             self._inspect(row, delay=REINSPECT_DELAY)
         if any(row.enabled for row in rows):
             self.edited.emit()
+
+    def _on_layer_touched(self, layer: Layer) -> None:
+        for row in self._rows:
+            if row.facts is not None and any(x is layer for x in row.source.layers):
+                self._compare(row)
+
+    def _compare(self, row: PairRow) -> None:
+        """Look at a row again if its content is not what was looked at."""
+        ref = row.ref()
+
+        def look(mark: Hashable) -> None:
+            if row.facts is None or mark != row.facts.mark:
+                self._inspect(row)
+
+        self._runner.submit(("compare", row.key), lambda: pair_mark(ref), look, delay=CHECK_DELAY)
 
     def _on_layer_renamed(self, layer: Layer) -> None:
         for row in self._rows:

@@ -10,13 +10,15 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..errors import MedverseError
 from . import accept
+from .asking import make_job, obstacle
 from .context_model import ContextSetModel
 from .frames import Picture
-from .preview_layers import PreviewLayer
-from .preview_model import ASKING, PreviewModel, Result, progress_fraction, progress_line
+from .preview_layers import PreviewLayer, aligned_layers
+from .preview_model import ASKING, PreviewModel, Result
+from .rows import PairRow
 from .snapshot import LayerRef
-from .watch import LayerWatch
-from .worker import Event, InferenceWorker, Job
+from .watch import CHECK_DELAY, LayerWatch
+from .worker import Errand, Event, InferenceWorker
 
 _run_ids = itertools.count(1)
 
@@ -51,7 +53,7 @@ class PreviewController(QObject):
         self.context, self.preview, self._jobs, self.engine = context, preview, jobs, engine
         self.shown = PreviewLayer(self._layers)
         self._worker: InferenceWorker | None = None
-        self._watch = LayerWatch(jobs)
+        self._watch = LayerWatch()
         self._watched: Any = None
         self._picture: Picture | None = None
         self._pending: Picture | None = None
@@ -74,6 +76,8 @@ class PreviewController(QObject):
         self._worker = InferenceWorker(self.engine, self._posted.emit)
         self.context.edited.connect(self._on_edited)
         self._watch.changed.connect(self._on_edited)
+        for watch in (self._watch, self.context.watch):
+            watch.touched.connect(self._on_touched)
         for name in ASKING:
             getattr(self.preview.events, name).connect(self._on_edited)
         self.preview.events.target.connect(self._on_target)
@@ -93,6 +97,8 @@ class PreviewController(QObject):
         self._worker.stop(timeout)
         self.context.edited.disconnect(self._on_edited)
         self._watch.changed.disconnect(self._on_edited)
+        for watch in (self._watch, self.context.watch):
+            watch.touched.disconnect(self._on_touched)
         for name in ASKING:
             getattr(self.preview.events, name).disconnect(self._on_edited)
         self.preview.events.target.disconnect(self._on_target)
@@ -110,34 +116,23 @@ class PreviewController(QObject):
     def worker_alive(self) -> bool:
         return self._worker is not None and self._worker.alive
 
+    @property
+    def busy(self) -> bool:
+        """Whether the worker has something to do, wanted or not."""
+        return self._worker is not None and self._worker.busy
+
     # ---- asking
 
     def run(self) -> None:
         """Ask for a prediction now; what runs is superseded."""
         self._debounce.stop()
-        obstacle = self._obstacle()
-        if obstacle:
-            self._worker.cancel()
-            self.preview.rest(obstacle)
-            return
         preview = self.preview
-        target = preview.target
-        rows = [r for r in self.context.active if target not in r.source.layers[:1]]
-        job = Job(
-            run_id=next(_run_ids),
-            model=preview.model,
-            target=LayerRef.of(target),
-            pairs=tuple(row.ref() for row in rows),
-            options={
-                "classes": self._classes(rows),
-                "align": preview.align,
-                "prior": preview.prior,
-                "mini_context": preview.mini_context,
-                "levels": preview.levels or None,
-                "visible": self._visible(target) if preview.view_first else None,
-            },
-            threshold=lambda: preview.threshold,
-        )
+        hint = obstacle(preview, self.context)
+        if hint:
+            self._worker.cancel()
+            preview.rest(hint)
+            return
+        job = make_job(next(_run_ids), preview, self.context, self._dims, lambda: preview.threshold)
         self._pending = None
         preview.begin(job.run_id)
         self._worker.submit(job)
@@ -152,45 +147,28 @@ class PreviewController(QObject):
         self.preview.rest("cancelled")
         self.finished.emit()
 
-    def _obstacle(self) -> str:
-        if self.preview.target is None:
-            return "Choose a target."
-        if not self.preview.model:
-            return "Choose a model."
-        active = self.context.active
-        if not active:
-            return "Tick at least one pair in the context set."
-        if all(self.preview.target in row.source.layers[:1] for row in active):
-            return "The only pair shows the target itself: add another pair, or change the target."
-        if self.context.task == "labels" and not self.context.pending:
-            return "" if self.context.effective_classes else "Choose at least one class."
-        return ""
-
-    def _classes(self, rows: list) -> tuple[int, ...] | None:
-        if self.context.chosen_classes is None or self.context.task != "labels":
-            return None
-        # A class that only the target's own label holds cannot be asked of the others.
-        known = {c for row in rows if row.facts for c in row.facts.counts}
-        return tuple(c for c in self.context.chosen_classes if c in known)
-
-    def _visible(self, target: Any) -> tuple[float | None, ...] | None:
-        if self._dims.ndisplay != 2:
-            return None
-        hidden = self._dims.not_displayed
-        position = target.world_to_data(self._dims.point)
-        first = self._dims.ndim - 3
-        return tuple(
-            float(min(max(position[axis], 0), n - 1)) if axis + first in hidden else None
-            for axis, n in enumerate(LayerRef.of(target).shape)
-        )
-
     # ---- reacting to the models
 
     def _on_edited(self, *_: Any) -> None:
-        if self.preview.live:
+        if self.preview.live and self.preview.target is not None:
             self._debounce.start(self.preview.debounce)
         elif self.preview.state == "done" and "outdated" not in self.preview.line:
             self.preview.line += " (outdated)"
+
+    def _on_touched(self, layer: Any) -> None:
+        """Ask again if a layer no longer holds what the last run read: undo tells nothing else."""
+        ref = LayerRef.of(layer)
+
+        def compare(mark: Any) -> None:
+            if not self.open:
+                return
+            read = self._worker.mark_read(ref.key)
+            if self._worker.reading:
+                self._on_touched(layer)
+            elif read is not None and mark != read:
+                self._on_edited()
+
+        self._jobs.submit(("compare", ref.key), ref.mark, compare, delay=CHECK_DELAY)
 
     def _on_live(self, live: bool) -> None:
         if live:
@@ -249,33 +227,39 @@ class PreviewController(QObject):
 
     def _receive(self, event: Event) -> None:
         preview = self.preview
-        if event.run_id != preview.run_id or not self.open:
+        if not self.open:
+            return
+        if event.kind == "aligned":
+            self._add_aligned(event.details["errand"], event.details["aligned"])
+        elif event.kind == "not aligned":
+            self._notify(event)
+        # What a superseded run still says is never shown.
+        if event.run_id != preview.run_id:
             return
         if event.kind == "stage":
-            preview.line = event.text
-        elif event.kind in ("frame", "final"):
-            self._advance(event.picture)
-            if event.kind == "final":
-                self._repaint.stop()
-                self._finish(event)
-            else:
-                self._pending = event.picture
-                if not self._repaint.isActive():
-                    self._show_pending()
+            preview.advance(event.text)
+        elif event.kind == "progress":
+            preview.advance(event.text, event.fraction)
+        elif event.kind == "frame":
+            preview.advance(event.text)
+            self._pending = event.picture
+            if not self._repaint.isActive():
+                self._show_pending()
+        elif event.kind == "final":
+            self._finish(event)
+        elif event.kind == "alignment":
+            for key, status in event.details.items():
+                self.context.set_alignment(key, status)
         elif event.kind == "failed":
             self._repaint.stop()
             preview.fail(event.text)
             self._notify(event)
             self.finished.emit()
 
-    def _advance(self, p: Picture) -> None:
-        self.preview.advance(
-            progress_line(p.level, p.levels, p.windows_done, p.windows, p.pairs, p.seconds),
-            progress_fraction(p.level, p.levels, p.windows_done, p.windows),
-        )
-
     def _finish(self, event: Event) -> None:
+        self._repaint.stop()
         self._pending = None
+        self.preview.advance(event.text)
         self._paint(event.picture)
         self.preview.finish(Result(event.picture, self.preview.target, event.details))
         if event.picture.threshold != self.preview.threshold:
@@ -299,8 +283,8 @@ class PreviewController(QObject):
 
     def _colormap(self) -> Any | None:
         """Return the first context label's colours, so that a class looks the same everywhere."""
-        labels = (r.source.layers[1] for r in self.context.active if r.source.layers)
-        return next((x.colormap for x in labels if type(x).__name__ == "Labels"), None)
+        labels = self.context.first_labels
+        return None if labels is None else labels.colormap
 
     def _drop_preview(self) -> None:
         self._picture = self._pending = None
@@ -314,6 +298,29 @@ class PreviewController(QObject):
         if event.text != self._last_notice:
             self._last_notice = event.text
             (show_error if event.unexpected else show_warning)(event.text)
+
+    # ---- looking at an aligned pair
+
+    def show_aligned(self, row: PairRow) -> None:
+        """Add a pair as it lies on the target, as layers of ours, once it is aligned.
+
+        Raises
+        ------
+        MedverseError
+            No target is chosen, or the preview dock is closed.
+        """
+        target = self.preview.target
+        if not self.open or target is None:
+            raise MedverseError("Choose a target in the Live preview dock first.")
+        method = "auto" if self.preview.align == "none" else self.preview.align
+        self._worker.send(Errand(LayerRef.of(target), row.ref(), method))
+
+    def _add_aligned(self, errand: Errand, aligned: Any) -> None:
+        target = self.preview.target
+        if target is None or str(target.unique_id) != errand.target.key:
+            return
+        for layer in aligned_layers(target, errand.pair.name, aligned, self._colormap()):
+            self._layers.append(layer)
 
     # ---- accepting
 

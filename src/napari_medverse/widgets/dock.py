@@ -6,9 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QEvent
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from ..errors import MedverseError
 from .binding import Bindings
@@ -35,9 +35,8 @@ class Dock(QWidget):
         self.bindings = Bindings()
         self._token = id(self)
         self._was_docked = False
-        self.column = QVBoxLayout(self)
-        self.column.setContentsMargins(8, 8, 8, 8)
-        self.column.setSpacing(6)
+        self.setMinimumWidth(330)
+        self.column = self._scrolling_column()
         self.message = QLabel()
         self.message.setWordWrap(True)
         self.message.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
@@ -46,6 +45,26 @@ class Dock(QWidget):
             partial(_released, self.state, self._token, self.bindings),
         )
         self.state.dock_opened(self._token, self.previews)
+
+    def _scrolling_column(self) -> QVBoxLayout:
+        """Return the layout for the dock's content; small screens scroll it."""
+        self._content = QWidget()
+        column = QVBoxLayout(self._content)
+        column.setContentsMargins(8, 8, 8, 8)
+        column.setSpacing(6)
+        area = QScrollArea()
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setWidgetResizable(True)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(self._content)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        return column
+
+    def sizeHint(self) -> QSize:
+        # A scroll area would ask for little and hide most of the dock.
+        return self._content.sizeHint()
 
     def event(self, event: QEvent) -> bool:
         if event.type() == QEvent.Type.ParentChange:

@@ -2,44 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from .rows import AlignmentStatus
 from .settings import Preferences
+
+if TYPE_CHECKING:
+    from ..inference import CancelToken, ContextPair, FeatureCache, Frame, Request, Volume
+    from ..inference.alignment import AlignedPair
+    from ..weights import Model
+
+#: seconds between frames of an unfinished level
+FRAME_INTERVAL = 0.15
 
 
 class LocalEngine:
-    """Loads weights and streams frames on this machine; keeps the model and feature cache.
+    """Loads weights and predicts on this machine; keeps one model and its feature cache.
 
-    `load` and `stream` are called on the worker's thread only.
+    All but `models` is called on the worker's thread only.
     """
 
     def __init__(self, preferences: Preferences | None = None) -> None:
         self.preferences = preferences or Preferences()
-        self._model: tuple[tuple, Any] | None = None
-        self._cache: Any = None
+        self._model: tuple[tuple, Model] | None = None
+        self._cache: FeatureCache | None = None
 
     def models(self) -> list[str]:
         """Return the names of the weights at hand, the shipped ones first."""
         from ..weights import available
 
-        return list(available())
+        return available()
 
-    def load(self, name: str) -> Any:
+    def load(self, name: str) -> Model:
         """Return the model of a name, loaded once."""
         chosen = (name, self.preferences.device, self.preferences.precision)
         if self._model is None or self._model[0] != chosen:
             from ..weights import load_model
 
             self._model = None
-            self._cache = None
             self._model = (chosen, load_model(*chosen))
         return self._model[1]
 
-    def stream(self, model: Any, target: Any, pairs: list, **options: Any) -> Iterator[Any]:
-        """Yield the frames of a prediction."""
-        from ..inference import FeatureCache, stream
+    def run(
+        self,
+        model: Model,
+        target: Volume,
+        pairs: list[ContextPair],
+        options: dict[str, Any],
+        cancel: CancelToken,
+        progress: Callable[[int, int, str], None],
+    ) -> Run:
+        """Check a request and make it ready to run; raises `MedverseError` for bad input."""
+        from ..inference import Request
+
+        request = Request(target, tuple(pairs), **options)
+        return Run(model, request, self.cache, cancel, progress)
+
+    def align(
+        self, target: Volume, pair: ContextPair, method: str, cancel: CancelToken
+    ) -> AlignedPair:
+        """Return a pair on the target's grid, from the cache where a run has aligned it."""
+        return _aligned(target, pair, method, self.cache, cancel)
+
+    @property
+    def cache(self) -> FeatureCache:
+        """What runs leave for the next ones, within the preferred size."""
+        from ..inference import FeatureCache
 
         if self._cache is None:
             self._cache = FeatureCache(self.preferences.memory_limit * 2**20)
-        return stream(model, target, pairs, cache=self._cache, **options)
+        return self._cache
+
+
+class Run:
+    """One prediction under way: iterate over its frames, then ask how it came about."""
+
+    def __init__(
+        self,
+        model: Model,
+        request: Request,
+        cache: FeatureCache,
+        cancel: CancelToken,
+        progress: Callable[[int, int, str], None],
+    ) -> None:
+        self._model, self._request, self._cache = model, request, cache
+        self._cancel, self._progress = cancel, progress
+        self._last: Frame | None = None
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield frames coarse to fine; the final one lies on the target's own grid."""
+        from ..inference import stream_request
+        from ..inference.prediction import on_target
+
+        request = self._request
+        for frame in stream_request(
+            self._model,
+            request,
+            cancel=self._cancel,
+            progress=self._progress,
+            cache=self._cache,
+            frame_interval=FRAME_INTERVAL,
+        ):
+            self._last = frame
+            if frame.final and frame.values.shape[-3:] != request.target.shape:
+                nearest = self._model.kind == "neuroverse3d"
+                values = on_target(frame, request.target.shape, nearest=nearest)
+                frame = replace(frame, values=values, scale=(1.0,) * 3, offset=(0.0,) * 3)
+            yield frame
+
+    def provenance(self) -> dict[str, Any]:
+        """Describe the finished run in plain values."""
+        from ..inference.prediction import provenance
+
+        return provenance(self._model, self._request, self._last)
+
+    def alignments(self) -> list[AlignmentStatus]:
+        """Return how each pair was brought to the target; known once a frame is out."""
+        request = self._request
+        if request.align == "none":
+            return [AlignmentStatus("none") for _ in request.pairs]
+        found = [
+            _aligned(request.target, pair, request.align, self._cache, self._cancel)
+            for pair in request.pairs
+        ]
+        return [AlignmentStatus(a.method, float(a.similarity), a.message) for a in found]
+
+
+def _aligned(
+    target: Volume, pair: ContextPair, method: str, cache: FeatureCache, cancel: CancelToken
+) -> AlignedPair:
+    from ..inference.alignment import AlignmentCache, align_pair
+
+    if cache.alignments is None:
+        cache.alignments = AlignmentCache()
+    return align_pair(target, pair, method, cancel=cancel, cache=cache.alignments)

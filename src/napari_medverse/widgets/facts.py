@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +39,8 @@ class PairFacts:
         "mm" where the spacing is in millimetres, "" where its unit is not known.
     counts
         Voxels of every label value above 0; empty for image tasks.
+    mark
+        Tells the content that was looked at; None where it could not be read.
     thumbnail
         (48, 48, 3) uint8, the slice with most label over the image.
     """
@@ -49,15 +52,25 @@ class PairFacts:
     counts: dict[int, int] = field(default_factory=dict)
     thumbnail: np.ndarray | None = None
     problems: tuple[Problem, ...] = ()
+    mark: Hashable = None
+
+
+def pair_mark(ref: PairRef) -> Hashable:
+    """Return what changes when a pair's content does; None where a file cannot be read."""
+    try:
+        return ref.image.mark(), ref.label.mark()
+    except MedverseError:
+        return None
 
 
 def inspect_pair(ref: PairRef) -> PairFacts:
     """Read a pair and tell what it holds; what cannot be used becomes a blocking problem."""
+    mark = pair_mark(ref)
     try:
         image, label = ref.image.read(), ref.label.read()
         pair = ContextPair(image, label, name=ref.name, task=ref.task)
     except MedverseError as error:
-        return PairFacts(problems=(Problem(str(error), blocking=True),))
+        return PairFacts(problems=(Problem(str(error), blocking=True),), mark=mark)
     problems = [Problem(_sentence(text)) for text in pair.warnings()]
     if pair.image.data.min() == pair.image.data.max():
         problems = [Problem(p.text, blocking=True) for p in problems if "constant" in p.text]
@@ -85,6 +98,7 @@ def inspect_pair(ref: PairRef) -> PairFacts:
         counts,
         _thumbnail(pair.image, pair.label, pair.task),
         tuple(problems),
+        mark,
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ..inference import Frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +27,6 @@ class Picture:
         Level index k lies at target index ``offset + scale * k``.
     """
 
-    level: int
-    levels: int
-    windows_done: int
-    windows: int
     labels: np.ndarray | None
     values: np.ndarray
     winner: np.ndarray | None
@@ -35,16 +34,6 @@ class Picture:
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     threshold: float
-    pairs: int
-    seconds: float
-    final: bool
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the level's grid is the target's own."""
-        return bool(
-            np.allclose(self.scale, 1, atol=1e-9) and np.allclose(self.offset, 0, atol=1e-9)
-        )
 
     def rethresholded(self, threshold: float) -> Picture:
         """Return the picture at another threshold; nothing is predicted again."""
@@ -54,21 +43,17 @@ class Picture:
         return replace(self, labels=labels, threshold=threshold)
 
 
-def picture_of(frame: Any, threshold: float, pairs: int, seconds: float) -> Picture:
+def picture_of(frame: Frame, threshold: float) -> Picture:
     """Make a picture of a frame; its arrays are copies."""
-    values = np.asarray(frame.values, dtype=np.float32)
+    values = frame.values
     labels = winner = None
-    classes = tuple(int(c) for c in frame.classes or ())
+    classes = tuple(int(c) for c in frame.classes)
     if values.ndim == 4:
         values, winner = strongest(values, classes)
         labels = label_map(values, winner, classes, threshold)
     else:
         values = values.copy()
     return Picture(
-        level=int(frame.level),
-        levels=int(frame.levels),
-        windows_done=int(frame.windows_done),
-        windows=int(frame.windows),
         labels=labels,
         values=values,
         winner=winner,
@@ -76,9 +61,6 @@ def picture_of(frame: Any, threshold: float, pairs: int, seconds: float) -> Pict
         scale=tuple(float(s) for s in frame.scale),
         offset=tuple(float(o) for o in frame.offset),
         threshold=threshold,
-        pairs=pairs,
-        seconds=seconds,
-        final=bool(frame.final),
     )
 
 
@@ -104,8 +86,12 @@ def strongest(values: np.ndarray, classes: tuple[int, ...]) -> tuple[np.ndarray,
 def label_map(
     values: np.ndarray, winner: np.ndarray | None, classes: tuple[int, ...], threshold: float
 ) -> np.ndarray:
-    """Return class values where the largest probability reaches the threshold, else 0."""
-    inside = values >= threshold
+    """Return class values where the largest probability is over the threshold, else 0.
+
+    The same rule as `inference.frames.resolve_labels`, split in two so that moving the
+    threshold costs one comparison.
+    """
+    inside = values > threshold
     if winner is None:
         return inside.astype(label_dtype(classes)) * label_dtype(classes).type(classes[0])
     return winner * inside

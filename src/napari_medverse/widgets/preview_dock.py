@@ -31,6 +31,7 @@ ALIGN_NAMES = {
     "rigid": "rigid",
     "none": "none, as in the papers",
 }
+LABEL_WIDTH = 92
 PRIOR_NAMES = {"auto": "auto", "vote": "aligned label vote", "none": "none, as in the papers"}
 
 
@@ -96,6 +97,8 @@ class LivePreviewDock(Dock):
         self.bar.setTextVisible(False)
         self.bar.setRange(0, 1000)
         self.bar.setFixedHeight(8)
+        chunk = self.colour("current").name()
+        self.bar.setStyleSheet(f"QProgressBar::chunk {{ background: {chunk}; }}")
         self.column.addWidget(self.bar)
         self.line = QLabel(" ")
         self.line.setWordWrap(True)
@@ -222,6 +225,9 @@ def _form(rows: dict[str, Widget]) -> QFormLayout:
     form.setContentsMargins(0, 0, 0, 0)
     form.setVerticalSpacing(4)
     form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    for label, widget in rows.items():
+    for text, widget in rows.items():
+        label = QLabel(text)
+        # One width for all forms, so that the fields stand in one column.
+        label.setMinimumWidth(LABEL_WIDTH)
         form.addRow(label, widget.native)
     return form

@@ -14,8 +14,6 @@ from .marks import mark
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-PLACE = ("rotate", "shear", "affine", "units", "axis_labels")
-
 
 class PreviewLayer:
     """Shows pictures over a target, in one layer whose data is exchanged.
@@ -109,3 +107,30 @@ class PreviewLayer:
             self.layer.scale, self.layer.translate = place["scale"], place["translate"]
         # napari makes a layer editable again whenever its data is set.
         self.layer.editable = False
+
+
+def aligned_layers(target: Layer, name: str, aligned: Any, colormap: Any | None) -> list[Layer]:
+    """Return a context pair on the target's grid as layers to look at: image, then label."""
+    place = level_transform(target, (1, 1, 1), (0, 0, 0))
+    title = f"{name} on {target.name} ({aligned.method})"
+    metadata = mark("aligned", method=aligned.method, similarity=float(aligned.similarity))
+    image = Image(
+        aligned.image,
+        name=title,
+        metadata=metadata,
+        colormap="green",
+        blending="additive",
+        opacity=0.6,
+        **place,
+    )
+    if not np.issubdtype(aligned.label.dtype, np.integer):
+        label = Image(aligned.label, name=f"{title} label", metadata=metadata, **place)
+    else:
+        label = Labels(
+            aligned.label, name=f"{title} label", metadata=metadata, opacity=0.4, **place
+        )
+        if colormap is not None:
+            label.colormap = colormap
+    for layer in (image, label):
+        layer.editable = False
+    return [image, label]

@@ -95,10 +95,11 @@ class PreviewModel:
         self.state = "running"
         self.line = "starting"
 
-    def advance(self, line: str, fraction: float) -> None:
+    def advance(self, line: str, fraction: float | None = None) -> None:
         """Note how far the run is."""
         self.line = line
-        self.fraction = fraction
+        if fraction is not None:
+            self.fraction = fraction
 
     def finish(self, result: Result) -> None:
         """Note that the final frame is there."""
@@ -119,21 +120,3 @@ class PreviewModel:
         self.line = line
         self.fraction = 0.0
         self.state = "idle"
-
-
-def progress_line(
-    level: int, levels: int, done: int, windows: int, pairs: int, seconds: float
-) -> str:
-    """Return "level 2 of 3, 4 of 27 windows, 3 pairs, 0.8 s"."""
-    window = "window" if windows == 1 else "windows"
-    pair = "pair" if pairs == 1 else "pairs"
-    return (
-        f"level {level} of {levels}, {done} of {windows} {window}, {pairs} {pair}, {seconds:.1f} s"
-    )
-
-
-def progress_fraction(level: int, levels: int, done: int, windows: int) -> float:
-    """Return 0 to 1; each finer level counts four times the one before it."""
-    weights = [4.0**k for k in range(levels)]
-    passed = sum(weights[: level - 1]) + weights[level - 1] * done / max(windows, 1)
-    return passed / sum(weights)

@@ -67,7 +67,7 @@ class LayerRef:
     def mark(self) -> Hashable:
         """Return what changes when the volume does. Lazy arrays are known by identity."""
         content = content_mark(self.data) if isinstance(self.data, np.ndarray) else None
-        return (id(self.data), content, self.affine.tobytes(), self.name)
+        return (id(self.data), content, self.affine.tobytes())
 
     def read(self) -> Volume:
         """Return the volume; labels are copied, since strokes go on while the engine runs.
@@ -190,11 +190,12 @@ class SnapshotCache:
     """Volumes and pairs of the last request, so that only what changed is read again.
 
     Objects that did not change keep their identity, and with it the content hashes that
-    the engine's caches go by. Used by one thread.
+    the engine's caches go by. Filled by one thread.
     """
 
     def __init__(self) -> None:
-        self._volumes: dict[str, tuple[Hashable, Volume]] = {}
+        # References are kept too: an array that is known by identity must stay alive.
+        self._volumes: dict[str, tuple[Hashable, Volume, Reference]] = {}
         self._pairs: dict[Hashable, tuple[Volume, Volume, ContextPair]] = {}
         self._used: set[Hashable] = set()
 
@@ -204,10 +205,19 @@ class SnapshotCache:
         known = self._volumes.get(ref.key)
         self._used.add(ref.key)
         if known is not None and known[0] == mark:
-            return known[1]
-        volume = ref.read()
-        self._volumes[ref.key] = (mark, volume)
+            volume = known[1]
+            if volume.name == ref.name:
+                return volume
+            volume = volume.renamed(ref.name)
+        else:
+            volume = ref.read()
+        self._volumes[ref.key] = (mark, volume, ref)
         return volume
+
+    def mark(self, key: str) -> Hashable | None:
+        """Return the mark of a volume as it was read; safe to call from any thread."""
+        known = self._volumes.get(key)
+        return None if known is None else known[0]
 
     def pair(self, ref: PairRef) -> ContextPair:
         """Return the context pair of a reference."""

@@ -9,28 +9,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, MedverseError
 from ..inference import CancelToken
 from .frames import Picture, picture_of
 from .snapshot import PairRef, Reference, SnapshotCache
 
+if TYPE_CHECKING:
+    from ..inference import ContextPair, Volume
+    from .engine import LocalEngine
+
 log = logging.getLogger(__name__)
 
 
-class Engine(Protocol):
-    """What the worker needs; `engine.LocalEngine` is the real one."""
-
-    def load(self, name: str) -> Any:
-        """Return the model of a name."""
-
-    def stream(self, model: Any, target: Any, pairs: list, **options: Any) -> Iterator[Any]:
-        """Yield frames, coarse to fine."""
+#: seconds between two progress lines
+PROGRESS_INTERVAL = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +45,30 @@ class Job:
 
 
 @dataclass(frozen=True, eq=False)
+class Errand:
+    """A look at one pair as it lies on the target; done when no prediction waits."""
+
+    target: Reference
+    pair: PairRef
+    method: str
+    cancel: CancelToken = field(default_factory=CancelToken)
+
+
+@dataclass(frozen=True, eq=False)
 class Event:
-    """Something the worker tells: kind is "stage", "frame", "final", "cancelled" or "failed"."""
+    """Something the worker tells.
+
+    Attributes
+    ----------
+    kind
+        "stage", "progress", "frame", "final", "cancelled" or "failed" of a job; "alignment"
+        (details: row key to status); "aligned" or "not aligned" of an errand (run id 0).
+    """
 
     kind: str
     run_id: int
     text: str = ""
+    fraction: float = 0.0
     picture: Picture | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     unexpected: bool = False
@@ -64,18 +80,20 @@ class InferenceWorker:
     Parameters
     ----------
     engine
-        Loads models and streams frames.
+        An `engine.LocalEngine`, or anything with its methods.
     post
         Called on the worker's thread with every event.
     """
 
-    def __init__(self, engine: Engine, post: Callable[[Event], None]) -> None:
+    def __init__(self, engine: LocalEngine, post: Callable[[Event], None]) -> None:
         self._engine = engine
         self._post = post
         self._cache = SnapshotCache()
         self._condition = threading.Condition()
         self._next: Job | None = None
-        self._running: Job | None = None
+        self._errands: deque[Errand] = deque()
+        self._running: Job | Errand | None = None
+        self._unread: Job | None = None
         self._open = True
         self._thread: threading.Thread | None = None
 
@@ -84,15 +102,33 @@ class InferenceWorker:
         """Whether the thread exists."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something runs or waits."""
+        with self._condition:
+            return bool(self._running or self._next or self._errands) and self.alive
+
+    @property
+    def reading(self) -> bool:
+        """Whether the newest job has yet to read its volumes."""
+        return self._unread is not None
+
+    def mark_read(self, key: str) -> Hashable | None:
+        """Return the mark of a volume as the last job read it; None if it did not."""
+        return self._cache.mark(key)
+
     def submit(self, job: Job) -> None:
-        """Run a job as soon as the one that runs has stopped; started threads end by `stop`."""
+        """Run a job as soon as the one that runs has stopped."""
         with self._condition:
             self._cancel_all()
-            self._next = job
-            self._condition.notify()
-        if not self.alive and self._open:
-            self._thread = threading.Thread(target=self._loop, name="medverse-worker", daemon=True)
-            self._thread.start()
+            self._next = self._unread = job
+        self._wake()
+
+    def send(self, errand: Errand) -> None:
+        """Do an errand when no job runs or waits."""
+        with self._condition:
+            self._errands.append(errand)
+        self._wake()
 
     def cancel(self) -> None:
         """Stop what runs and forget what waits."""
@@ -109,66 +145,110 @@ class InferenceWorker:
             self._thread.join(timeout)
 
     def _cancel_all(self) -> None:
-        for job in (self._next, self._running):
+        for job in (self._next, self._running, *self._errands):
             if job is not None:
                 job.cancel.cancel()
-        self._next = None
+        self._next = self._unread = None
+        self._errands.clear()
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify()
+        if not self.alive and self._open:
+            self._thread = threading.Thread(target=self._loop, name="medverse-worker", daemon=True)
+            self._thread.start()
 
     def _loop(self) -> None:
         while (job := self._take()) is not None:
+            run_id = job.run_id if isinstance(job, Job) else 0
+            failed = "failed" if run_id else "not aligned"
             try:
-                self._run(job)
+                if isinstance(job, Job):
+                    self._run(job)
+                else:
+                    self._do(job)
             except Cancelled:
-                self._tell(Event("cancelled", job.run_id))
+                self._tell(Event("cancelled", run_id))
             except MedverseError as error:
-                self._tell(Event("failed", job.run_id, str(error)))
+                self._tell(Event(failed, run_id, str(error)))
             except MemoryError:
-                text = "The memory is used up: choose fewer levels or classes, or a smaller scan."
-                self._tell(Event("failed", job.run_id, text))
+                text = "The memory is used up: choose fewer classes or pairs, or a smaller scan."
+                self._tell(Event(failed, run_id, text))
             except Exception as error:
                 log.exception("prediction failed")
                 text = f"{type(error).__name__}: {error}"
-                self._tell(Event("failed", job.run_id, text, unexpected=True))
+                self._tell(Event(failed, run_id, text, unexpected=True))
             finally:
                 with self._condition:
                     self._running = None
+                    if self._unread is job:
+                        self._unread = None
             del job
         self._cache = SnapshotCache()
 
-    def _take(self) -> Job | None:
+    def _take(self) -> Job | Errand | None:
         with self._condition:
-            while self._open and self._next is None:
+            while self._open and self._next is None and not self._errands:
                 self._condition.wait()
             if not self._open:
                 return None
-            self._running, self._next = self._next, None
+            if self._next is not None:
+                self._running, self._next = self._next, None
+            else:
+                self._running = self._errands.popleft()
             return self._running
 
     def _run(self, job: Job) -> None:
-        start = time.perf_counter()
         self._stage(job, "loading the model")
         model = self._engine.load(job.model)
         self._stage(job, "reading the volumes")
+        target, pairs = self._volumes(job)
+        options = {**job.options, "threshold": job.threshold()}
+        run = self._engine.run(model, target, pairs, options, job.cancel, self._progress(job))
+        first = True
+        # Closing frees the engine's buffers at once where the loop is left early.
+        with closing(run.frames()) as frames:
+            for frame in frames:
+                job.cancel.check()
+                picture = picture_of(frame, job.threshold())
+                details = run.provenance() if frame.final else {}
+                kind = "final" if frame.final else "frame"
+                self._tell(Event(kind, job.run_id, frame.message, picture=picture, details=details))
+                if first:
+                    # After the first picture, so that it does not wait for the labels' warps.
+                    first = False
+                    statuses = {p.key: s for p, s in zip(job.pairs, run.alignments(), strict=True)}
+                    self._tell(Event("alignment", job.run_id, details=statuses))
+
+    def _volumes(self, job: Job) -> tuple[Volume, list[ContextPair]]:
         target = self._cache.volume(job.target)
         pairs = []
         for ref in job.pairs:
             job.cancel.check()
             pairs.append(self._cache.pair(ref))
         self._cache.forget_unused()
-        frames = self._engine.stream(model, target, pairs, cancel=job.cancel, **job.options)
-        try:
-            for frame in frames:
-                job.cancel.check()
-                seconds = time.perf_counter() - start
-                picture = picture_of(frame, job.threshold(), len(pairs), seconds)
-                kind = "final" if frame.final else "frame"
-                details = describe(model, target, pairs, job) if frame.final else {}
-                self._tell(Event(kind, job.run_id, picture=picture, details=details))
-        finally:
-            # Frees the engine's buffers at once where the loop was left early.
-            close = getattr(frames, "close", None)
-            if close is not None:
-                close()
+        with self._condition:
+            if self._unread is job:
+                self._unread = None
+        return target, pairs
+
+    def _do(self, errand: Errand) -> None:
+        target, pair = self._cache.volume(errand.target), self._cache.pair(errand.pair)
+        aligned = self._engine.align(target, pair, errand.method, errand.cancel)
+        self._tell(Event("aligned", 0, details={"errand": errand, "aligned": aligned}))
+
+    def _progress(self, job: Job) -> Callable[[int, int, str], None]:
+        told = 0.0
+
+        def tell(done: int, windows: int, text: str) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= PROGRESS_INTERVAL:
+                told = now
+                fraction = done / max(windows, 1)
+                self._tell(Event("progress", job.run_id, text, fraction))
+
+        return tell
 
     def _stage(self, job: Job, text: str) -> None:
         job.cancel.check()
@@ -177,23 +257,3 @@ class InferenceWorker:
     def _tell(self, event: Event) -> None:
         if self._open:
             self._post(event)
-
-
-def describe(model: Any, target: Any, pairs: list, job: Job) -> dict[str, Any]:
-    """Return the provenance of a prediction, JSON-ready."""
-    from datetime import UTC, datetime
-
-    from .. import __version__
-
-    plain = {k: v for k, v in job.options.items() if isinstance(v, str | int | float | tuple)}
-    return {
-        "software": f"napari-medverse {__version__}",
-        "model": getattr(model, "name", job.model),
-        "fingerprint": getattr(model, "fingerprint", ""),
-        "precision": getattr(model, "precision", ""),
-        "target": target.name,
-        "pairs": [pair.name for pair in pairs],
-        "settings": plain,
-        "threshold": float(np.round(job.threshold(), 4)),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }

@@ -1,0 +1,105 @@
+"""The docks in napari's own window: what needs its event loop, its closing, its manifest."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from specimens import fill_with_pairs
+
+from conftest import done
+from napari_medverse.widgets.marks import role
+
+TIMEOUT = 15000
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    found = make_napari_viewer()
+    fill_with_pairs(found.layers)
+    return found
+
+
+def previews(viewer):
+    return [layer for layer in viewer.layers if role(layer) == "preview"]
+
+
+def test_closing_the_dock_ends_the_worker(live, viewer, preview_dock, engine, qtbot):
+    engine.gate.clear()
+    preview_dock.once.click()
+    qtbot.waitUntil(lambda: live.preview.state == "running", timeout=TIMEOUT)
+    viewer.window.remove_dock_widget(preview_dock)
+    qtbot.waitUntil(lambda: not live.controller.worker_alive, timeout=TIMEOUT)
+    assert not previews(viewer) and not live.preview.live
+    preview_dock.deleteLater()
+    qtbot.wait(20)
+
+
+def test_reopening_the_dock(live, viewer, preview_dock, qtbot):
+    from napari_medverse.widgets import LivePreviewDock
+
+    viewer.window.remove_dock_widget(preview_dock)
+    preview_dock.deleteLater()
+    again = LivePreviewDock(viewer)
+    viewer.window.add_dock_widget(again, name="Live preview again")
+    assert again.target.value is viewer.layers["target"]
+    again.once.click()
+    qtbot.waitUntil(lambda: done(live), timeout=TIMEOUT)
+
+
+def test_closing_the_viewer_ends_all_threads(live, viewer, preview_dock, engine, qtbot):
+    engine.gate.clear()
+    preview_dock.once.click()
+    qtbot.waitUntil(lambda: live.preview.state == "running", timeout=TIMEOUT)
+    viewer.close()
+
+    def ours():
+        return [t for t in threading.enumerate() if t.name.startswith("medverse")]
+
+    qtbot.waitUntil(lambda: not ours(), timeout=TIMEOUT)
+
+
+def test_two_viewers_share_nothing(live, viewer, make_napari_viewer, qtbot):
+    from napari_medverse.widgets import ContextSetDock
+    from napari_medverse.widgets.state import state_of
+
+    other = make_napari_viewer()
+    dock = ContextSetDock(other)
+    other.window.add_dock_widget(dock, name="Context set")
+    assert state_of(other) is not live
+    assert dock.context.rows == () and len(live.context.rows) == 2
+    fill_with_pairs(other.layers, 1)
+    dock.add_layers.click()
+    assert len(dock.context.rows) == 1 and len(live.context.rows) == 2
+    other.layers["head 1 label"].paint((0, 0, 0), 3)
+    run = live.preview.run_id
+    qtbot.wait(200)
+    assert live.preview.run_id == run
+
+
+def test_a_proxy_and_its_viewer_share_one_state(make_napari_viewer_proxy):
+    from napari_medverse.widgets.state import state_of
+
+    proxy = make_napari_viewer_proxy()
+    assert state_of(proxy) is state_of(proxy.__wrapped__)
+    state_of(proxy).shutdown()
+
+
+def test_the_manifests_docks_open_without_torch():
+    """As a user would, in a fresh interpreter, since tests have imported torch long ago."""
+    code = (
+        "import sys, time, napari\n"
+        "viewer = napari.Viewer(show=False)\n"
+        "for name in ('Context set', 'Live preview'):\n"
+        "    start = time.perf_counter()\n"
+        "    viewer.window.add_plugin_dock_widget('napari-medverse', name)\n"
+        "    print(time.perf_counter() - start)\n"
+        "print('torch' in sys.modules)\n"
+        "viewer.close()\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert out.returncode == 0, out.stderr
+    *seconds, torch = out.stdout.split()[-3:]
+    assert torch == "False"
+    # The bar is 0.5 s on a quiet machine; tests share theirs.
+    assert max(map(float, seconds)) < 3
