@@ -30,7 +30,8 @@ class Validation:
     """Fixed episodes of one size: aligned with a vote, unaligned, and image tasks."""
 
     def __init__(self, config: TrainingConfig, size: int, canonical: int) -> None:
-        count = max(2, config.validation_episodes)
+        # a large volume tells as much as several small ones, and costs eight times as much
+        count = max(2, config.validation_episodes // (1 if size <= 32 else 4))
         tasks = min(4, count) if size <= 32 else 1
         steps = max(1, count // (2 * tasks))
         self.aligned = self._batches(
