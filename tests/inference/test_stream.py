@@ -17,7 +17,7 @@ from napari_medverse.inference import (
 from napari_medverse.inference.levels import plan_levels
 from napari_medverse.inference.prediction import on_target
 
-SHAPE = (30, 21, 37)
+SHAPE = (18, 14, 36)
 
 
 def pairs_for(shape, count=2, classes=(1, 2)):
@@ -142,13 +142,13 @@ def test_an_unfinished_frame_shows_the_coarse_prediction_where_windows_are_to_co
     assert first.windows_done == 1
     stand_in = np.round(on_target(coarse, SHAPE).clip(0, 1) * 128) / 128
     untouched = np.isclose(first.values, stand_in, atol=1 / 128).mean()
-    assert 0.5 < untouched < 1
+    assert 0.4 < untouched < 1
 
 
 def test_the_result_does_not_depend_on_what_is_in_view():
     model, target, pairs = tiny_model(), scan(SHAPE, 0), pairs_for(SHAPE)
     plain = predict(model, target, pairs, align="none")
-    for visible in [(0, None, None), (29, 20, 36), (None, 5, 30.0)]:
+    for visible in [(0, None, None), (17, 13, 35), (None, 5, 30.0)]:
         again = predict(model, target, pairs, align="none", visible=visible)
         np.testing.assert_array_equal(again.probability, plain.probability)
 
@@ -159,7 +159,7 @@ def test_windows_in_view_come_first():
         scan(SHAPE, 0),
         pairs_for(SHAPE),
         align="none",
-        visible=(None, None, 36),
+        visible=(None, None, 35),
         frame_interval=0,
     )
     before = None

@@ -44,7 +44,7 @@ class ContextPair:
     Arrays are not copied: use `snapshot` before handing over arrays that may be edited later.
     """
 
-    __slots__ = ("_classes", "image", "label", "name", "task")
+    __slots__ = ("_classes", "_misplaced", "image", "label", "name", "task")
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class ContextPair:
         given = name or (image.name if isinstance(image, Volume) else "")
         self.name = given
         self.image = as_volume(image, f"{given or 'context pair'} (image)")
+        placed = isinstance(label, Volume)
         label = as_volume(label, f"{given or 'context pair'} (label)")
         if self.image.shape != label.shape:
             raise MedverseError(
@@ -65,7 +66,10 @@ class ContextPair:
                 "differ in shape; pair arrays of one grid"
             )
         self.task: Task = task or judge_task(label.data)
-        self.label = self._whole_numbers(label) if self.task == "labels" else label
+        step = min(self.image.spacing) * _AFFINE_TOLERANCE
+        self._misplaced = placed and np.abs(self.image.affine - label.affine).max() > step
+        data = self._whole_numbers(label.data) if self.task == "labels" else label.data
+        self.label = Volume(data, self.image.affine, label.name)
         self._classes: tuple[int, ...] | None = None
 
     @property
@@ -99,20 +103,20 @@ class ContextPair:
             found.append("the image is constant")
         if self.task == "labels" and not self.classes:
             found.append("the label is empty")
-        step = min(self.image.spacing) * _AFFINE_TOLERANCE
-        if np.abs(self.image.affine - self.label.affine).max() > step:
+        if self._misplaced:
             found.append("image and label have different affines; the image's is used")
         return tuple(found)
 
     def snapshot(self) -> "ContextPair":
         """Return a copy that later edits of the original arrays cannot reach."""
-        return ContextPair(self.image.snapshot(), self.label.snapshot(), self.name, self.task)
+        copy = ContextPair(self.image.snapshot(), self.label.snapshot(), self.name, self.task)
+        copy._misplaced = self._misplaced
+        return copy
 
     def __repr__(self) -> str:
         return f"ContextPair({self.title}, shape={self.image.shape}, task={self.task!r})"
 
-    def _whole_numbers(self, label: Volume) -> Volume:
-        data = label.data
+    def _whole_numbers(self, data: np.ndarray) -> np.ndarray:
         if data.dtype.kind == "f":
             if not _is_whole(data):
                 raise MedverseError(
@@ -125,7 +129,7 @@ class ContextPair:
                 f"context pair {self.title}: the label holds negative values (down to "
                 f"{int(data.min())}); label values must be 0 (background) or more"
             )
-        return Volume(data, self.image.affine, label.name)
+        return data
 
 
 class ContextSet(MutableSequence):
