@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 COHORT_SIZE = 6
 # Part of the cached files' names: raise it when the generator's output changes.
 VERSION = 1
+# Bone appears white and soft parts are still told apart; teeth are brighter.
+_CONTRAST = (0, 170)
 
 
 def sample_cohort(n: int = COHORT_SIZE, seed: int = 0) -> list[tuple[Volume, Volume]]:
@@ -62,21 +64,24 @@ def open_cohort() -> list[tuple[np.ndarray, dict[str, Any], str]]:
     """Return the cohort as napari layer data; only the first specimen is shown."""
     layers = []
     for index in range(COHORT_SIZE):
-        layers += _layers(index, visible=index == 0)
+        layers += specimen_layers(index, visible=index == 0)
     return layers
 
 
 def open_specimen() -> list[tuple[np.ndarray, dict[str, Any], str]]:
     """Return one specimen, image and labels, as napari layer data."""
-    return _layers(0, visible=True)
+    return specimen_layers(0)
 
 
-def _layers(index: int, visible: bool) -> list[tuple[np.ndarray, dict[str, Any], str]]:
+def specimen_layers(
+    index: int, visible: bool = True
+) -> list[tuple[np.ndarray, dict[str, Any], str]]:
+    """Return image and labels of one specimen of ``sample_cohort`` as napari layer data."""
     from .phantom import LABELS
 
     image, label = sample_specimen(index)
     common = {"scale": image.spacing, "units": ("mm",) * 3, "visible": visible}
-    shown = {"name": image.name, "contrast_limits": (0, 170), **common}
+    shown = {"name": image.name, "contrast_limits": _CONTRAST, **common}
     names = ["background", *(LABELS[value] for value in sorted(LABELS))]
     marked = {"name": label.name, "opacity": 0.5, "features": {"name": names}, **common}
     # Copies: volumes are read-only, and the user may want to paint.
