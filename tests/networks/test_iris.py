@@ -6,11 +6,8 @@ from torch.nn import functional as F
 
 from napari_medverse.errors import MedverseError
 from napari_medverse.networks import Iris
-from napari_medverse.networks.iris import (
-    foreground_embedding,
-    pixel_shuffle,
-    pixel_unshuffle,
-)
+from napari_medverse.networks.blocks import pixel_shuffle, pixel_unshuffle
+from napari_medverse.networks.iris import foreground_embedding
 
 
 @pytest.fixture

@@ -148,6 +148,30 @@ def test_strided_tokens_run_at_other_sides_than_128():
     assert network(target, images, labels).isfinite().all()
 
 
+@torch.no_grad()
+def test_a_stem_folds_space_into_channels_and_unfolds_the_output():
+    network = mini(stem=2)
+    assert network.divisor == 16
+    target, images, labels = random_episode(side=16, pairs=2)
+    output = network(target, images, labels, target[:, None], labels[:, :1])
+    assert output.shape == target.shape
+    # Every voxel of the input still counts, and so does each one of the prior.
+    changed = target.clone()
+    changed[..., 7, 7, 7] += 1
+    assert not torch.equal(output, network(changed, images, labels, target[:, None], labels[:, :1]))
+    widest = network.target_encoder(torch.rand(1, 8, 8, 8, 8))[0][0]
+    assert widest.shape[-3:] == (8, 8, 8)
+
+
+@torch.no_grad()
+def test_a_network_with_a_stem_starts_at_its_prior_too():
+    network = Medverse((3, 4), tokens="block", prototypes=True, residual=True, stem=2)
+    target, images, labels = random_episode()
+    prior = torch.linspace(0, 1, 16).expand(1, 1, 1, 16, 16, 16)
+    logit = network(target, images, labels, target[:, None], prior, logits=True)
+    torch.testing.assert_close(logit, 1.5 * prior[:, 0].clamp(0.05, 0.95).logit())
+
+
 def test_prototypes_tell_foreground_from_background():
     label = torch.zeros(1, 1, 8, 8, 8)
     label[..., :4, :, :] = 1

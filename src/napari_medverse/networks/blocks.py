@@ -55,6 +55,27 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
 
 
+def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    """Trade channels for resolution: (B, C s^3, d, h, w) to (B, C, d s, h s, w s)."""
+    if factor == 1:
+        return x
+    batch, channels, d, h, w = x.shape
+    s = factor
+    x = x.reshape(batch, channels // s**3, s, s, s, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(batch, channels // s**3, d * s, h * s, w * s)
+
+
+def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
+    """Undo :func:`pixel_shuffle`."""
+    if factor == 1:
+        return x
+    batch, channels, d, h, w = x.shape
+    s = factor
+    x = x.reshape(batch, channels, d // s, s, h // s, s, w // s, s).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    x = x.reshape(batch, channels * s**3, d // s, h // s, w // s)
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
 def join(conv: nn.Conv3d, first: Tensor, second: Tensor) -> Tensor:
     """Return ``conv(cat([first, second]))`` of a 1x1x1 convolution without concatenating.
 
@@ -125,9 +146,9 @@ class TargetUp(nn.Module):
 class TargetEncoder(nn.Module):
     """The target's encoder: one stage per width but the last, which is left unprocessed."""
 
-    def __init__(self, channels: tuple[int, ...], conv_layers: int) -> None:
+    def __init__(self, channels: tuple[int, ...], conv_layers: int, inputs: int = 1) -> None:
         super().__init__()
-        self.target_embedding = nn.Conv3d(1, channels[0], 1)
+        self.target_embedding = nn.Conv3d(inputs, channels[0], 1)
         self.enc_blocks = nn.ModuleList(TargetStage(c, conv_layers) for c in channels[:-1])
         self.downsample_blocks = nn.ModuleList(
             TargetDown(c, n) for c, n in zip(channels, channels[1:], strict=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import MedverseError
-from .blocks import ResidualUnit, TargetEncoder, TargetUp
+from .blocks import ResidualUnit, TargetEncoder, TargetUp, pixel_shuffle, pixel_unshuffle
 from .features import TargetFeatures
 
 
@@ -226,22 +226,6 @@ def foreground_embedding(features: Tensor, mask: Tensor) -> Tensor:
     total = mask.sum(dim=(2, 3, 4)).clamp_min(1e-6)
     sums = torch.einsum("bcdhw,bkdhw->bkc", features, weights.to(features.dtype))
     return sums / total.unsqueeze(-1)
-
-
-def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
-    """Trade channels for resolution: (B, C s^3, d, h, w) to (B, C, d s, h s, w s)."""
-    batch, channels, d, h, w = x.shape
-    s = factor
-    x = x.reshape(batch, channels // s**3, s, s, s, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(batch, channels // s**3, d * s, h * s, w * s)
-
-
-def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
-    """Undo :func:`pixel_shuffle`."""
-    batch, channels, d, h, w = x.shape
-    s = factor
-    x = x.reshape(batch, channels, d // s, s, h // s, s, w // s, s).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(batch, channels * s**3, d // s, h // s, w // s)
 
 
 def _interpolation_matrix(fine: int, coarse: int, like: Tensor) -> Tensor:

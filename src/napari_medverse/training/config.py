@@ -39,6 +39,7 @@ class NetworkSettings(_Settings):
     tokens: Literal["block", "strided"] = "block"
     prototypes: bool = True
     residual: bool = True
+    stem: int = Field(1, ge=1)
 
 
 class AnatomySettings(_Settings):

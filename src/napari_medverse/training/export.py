@@ -49,6 +49,7 @@ def export_weights(checkpoint: str | Path, path: str | Path, patch: int | None =
         "tokens": settings.tokens,
         "prototypes": settings.prototypes,
         "residual": settings.residual,
+        "stem": settings.stem,
         "patch": [side] * 3,
         "normalisation": {"kind": "quantile", "low": low, "high": high},
         "resampling": "area",

@@ -54,9 +54,10 @@ def standardise(network: nn.Module, fresh: bool = True) -> nn.Module:
     for name, module in list(network.named_modules()):
         if not isinstance(module, nn.Conv3d) or parametrize.is_parametrized(module):
             continue
-        fan_in = module.weight[0].numel()
-        last = name.startswith("target_decoder.output_block") and module.weight.shape[0] <= 2
-        if fan_in < FEWEST_INPUTS or last:
+        # Centring an embedding's weights would make it blind to absolute intensity.
+        if "embedding" in name or name.endswith("output_block.block.1"):
+            continue
+        if module.weight[0].numel() < FEWEST_INPUTS:
             continue
         if fresh:
             nn.init.normal_(module.weight)

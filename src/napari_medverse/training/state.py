@@ -27,6 +27,7 @@ def build_network(settings: NetworkSettings) -> nn.Module:
         tokens=settings.tokens,
         prototypes=settings.prototypes,
         residual=settings.residual,
+        stem=settings.stem,
     )
 
 

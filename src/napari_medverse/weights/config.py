@@ -46,6 +46,7 @@ class ModelConfig(BaseModel):
     tokens: Literal["strided", "block"] = "strided"
     prototypes: bool = False
     residual: bool = False
+    stem: int = 1
     width: int = 66
     blocks: int = 4
     patch: tuple[int, int, int] = (128, 128, 128)
@@ -64,6 +65,7 @@ class ModelConfig(BaseModel):
                 tokens=self.tokens,
                 prototypes=self.prototypes,
                 residual=self.residual,
+                stem=self.stem,
                 width=self.width,
                 blocks=self.blocks,
             )
