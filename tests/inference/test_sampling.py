@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from napari_medverse.inference import sampling
 from napari_medverse.inference.grid import scale_and_shift
-from napari_medverse.inference.sampling import sample
+from napari_medverse.inference.sampling import Bend, sample
 
 SHAPE = (20, 24, 31)
 
@@ -142,3 +142,22 @@ def test_large_sources_are_read_in_slabs_with_the_same_result(volume, tilt, monk
     out = sample(volume, counting, matrix, whole((9, 10, 18)), "area")
     assert torch.equal(out, expected)
     assert len(read) > 2 and max(read) < volume.size
+
+
+def test_a_bend_moves_the_positions_read():
+    axes = np.meshgrid(*whole((30, 30, 30)), indexing="ij")
+    ramp = (axes[0] + 2 * axes[1] - axes[2]).astype(np.float32)
+    # Displacements that grow along the last axis of a field over indices 4, 6, .. 22.
+    vectors = torch.zeros(3, 10, 10, 10)
+    vectors[1] = torch.linspace(0, 1.8, 10)
+    bend = Bend(vectors, np.linalg.inv(scale_and_shift((2,) * 3, (4,) * 3)), "digest")
+    index = [np.arange(6, 20)] * 3
+    out = sample(ramp, as_float, np.eye(4), index, "area", bend).numpy()
+    grid = np.stack(np.meshgrid(*index, indexing="ij"))
+    moved = grid[0] + 2 * (grid[1] + 0.1 * (grid[2] - 4)) - grid[2]
+    np.testing.assert_allclose(out, moved, atol=1e-3)
+    half = scale_and_shift((0.5,) * 3, (6,) * 3)
+    fine = sample(ramp, as_float, half, [np.arange(27)] * 3, "area", bend.seen_from(half)).numpy()
+    np.testing.assert_allclose(fine[::2, ::2, ::2], moved, atol=1e-3)
+    outside = sample(ramp, as_float, np.eye(4), [np.arange(26, 29)] * 3, "area", bend).numpy()
+    np.testing.assert_allclose(outside, ramp[26:29, 26:29, 26:29], atol=1e-3)

@@ -365,7 +365,7 @@ def test_only_certain_windows_are_skipped_and_none_unless_asked():
 
 
 def test_skipping_is_on_by_default_only_at_fast_precision_with_own_weights():
-    from napari_medverse.inference.streaming import Engine
+    from napari_medverse.inference.engine import Engine
 
     assert Engine.of(tiny_model()).skip(None) == 0
     assert Engine.of(tiny_model("published", precision="fast")).skip(None) == 0

@@ -1,18 +1,22 @@
 """Bringing context pairs to the target: alignment where it is asked for, else by their grids."""
 
-from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from . import normalise
 from .cache import FeatureCache
-from .cancel import CancelToken
-from .context import ContextPair
-from .grid import target_to_source, world_map
+from .grid import scale_and_shift, target_to_source, world_map
 from .normalise import Scaling
 from .request import Request
-from .sources import PlacedImage, PlacedPair
+from .sampling import Bend
+from .sources import PlacedImage, PlacedPair, tensor_digest
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from .alignment import AlignedPair
 
 # Input and output of an image task share their intensity scale where their ranges overlap this much
 # (denoising, bias removal), and have their own where they do not (one modality to another).
@@ -28,8 +32,7 @@ def place_pairs(
     request: Request,
     settings,
     cache: FeatureCache | None,
-    cancel: CancelToken | None,
-    progress: Callable[[str], None],
+    aligned: "list[AlignedPair] | None" = None,
 ) -> list[PlacedPair]:
     """Place every pair of a request, in order.
 
@@ -37,34 +40,25 @@ def place_pairs(
     ----------
     settings
         The weights' configuration (its `normalisation` is used).
-    progress
-        Called with one line before each pair that is aligned.
-
-    Raises
-    ------
-    Cancelled
-        Between two pairs, or within an alignment.
+    aligned
+        The pairs' registrations (see `Aligning`). Without them, and where one failed, a pair is
+        placed as the request's `placement` says.
     """
     placed = []
-    for number, pair in enumerate(request.pairs, start=1):
-        if cancel is not None:
-            cancel.check()
-        note = dict(aligned=False, similarity=None, message="")
-        to_source = None
-        if request.align != "none":
-            progress(f"aligning pair {number} of {len(request.pairs)}")
-            to_source, note = _align(request, pair, cache, cancel)
+    for number, pair in enumerate(request.pairs):
+        to_source, bend, note = None, None, {}
+        if aligned is not None:
+            to_source, bend, note = _registered(request.target, aligned[number])
         if to_source is None:
             to_source = target_to_source(request.target, pair.image, request.placement)
-        image_scale = intensity(pair.image, settings, cache)
-        label_scale = (
-            intensity(pair.label, settings, cache) if pair.task == "image" else Scaling(0.0, 1.0)
-        )
+        image_scale, label_scale = intensity(pair.image, settings, cache), Scaling(0.0, 1.0)
+        if pair.task == "image":
+            label_scale = intensity(pair.label, settings, cache)
         placed.append(
             PlacedPair(
                 pair,
-                PlacedImage(pair.image, image_scale, to_source),
-                PlacedImage(pair.label, label_scale, to_source),
+                PlacedImage(pair.image, image_scale, to_source, bend),
+                PlacedImage(pair.label, label_scale, to_source, bend),
                 **note,
             )
         )
@@ -100,13 +94,10 @@ def share_scales(
     for pair in pairs:
         clean = Scaling(pair.label.scaling.low, pair.label.scaling.span)
         shared.append(
-            PlacedPair(
-                pair.pair,
-                PlacedImage(pair.image.volume, clean, pair.image.to_source),
-                PlacedImage(pair.label.volume, clean, pair.label.to_source),
-                pair.aligned,
-                pair.similarity,
-                pair.message,
+            replace(
+                pair,
+                image=replace(pair.image, scaling=clean),
+                label=replace(pair.label, scaling=clean),
             )
         )
     return PlacedImage(target.volume, scale, target.to_source), shared, scale
@@ -137,19 +128,21 @@ def _relation(image: Scaling, label: Scaling) -> tuple[float, float, float]:
     )
 
 
-def _align(
-    request: Request, pair: ContextPair, cache: FeatureCache | None, cancel: CancelToken | None
-) -> tuple[np.ndarray | None, dict]:
-    # SimpleITK is slow to import and many requests do without.
-    from .alignment import AlignmentCache, align_pair
+def _registered(
+    target: Volume, result: "AlignedPair"
+) -> tuple[np.ndarray | None, Bend | None, dict]:
+    similarity = float(result.similarity)
+    note = dict(similarity=None if np.isnan(similarity) else similarity, message=result.message)
+    if result.method == "none":
+        return None, None, note
+    to_source = world_map(target, result.pair.image, result.transform)
+    bend = None if result.field is None else _bend(result.field, to_source)
+    return to_source, bend, note | {"method": result.method}
 
-    known = None
-    if cache is not None:
-        if cache.alignments is None:
-            cache.alignments = AlignmentCache()
-        known = cache.alignments
-    found = align_pair(request.target, pair, request.align, cancel=cancel, cache=known)
-    if found.method == "none":
-        return None, dict(aligned=False, similarity=None, message=found.message)
-    matrix = world_map(request.target, pair.image, np.asarray(found.transform, float))
-    return matrix, dict(aligned=True, similarity=float(found.similarity), message=found.message)
+
+def _bend(field, to_source: np.ndarray) -> Bend:
+    """Turn a displacement of target indices into one of source indices."""
+    moved = np.einsum("ab,dhwb->adhw", to_source[:3, :3], field.vectors)
+    vectors = torch.from_numpy(np.ascontiguousarray(moved, dtype=np.float32))
+    to_field = np.linalg.inv(scale_and_shift(field.scale, field.offset))
+    return Bend(vectors, to_field, tensor_digest(vectors))

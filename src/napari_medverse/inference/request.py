@@ -36,8 +36,9 @@ class Request:
     align : {"none", "rigid", "affine", "auto"}
         How pairs are brought to the target: "none" as in the papers (see `placement`).
     prior : {"none", "vote", "auto"}
-        First autoregressive label: none as in the papers, or the aligned label vote;
-        "auto" votes where every pair used was aligned.
+        First autoregressive label: none as in the papers, or the vote of the pairs' labels.
+        "auto": the vote of the pairs that alignment found to be like the target; none without
+        alignment.
     placement : {"field", "spacing", "world"}
         Where a pair lies that is not aligned: resized to the target's field of view (as the
         papers do), centred at its physical size, or placed by its affine.

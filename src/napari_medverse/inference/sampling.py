@@ -43,12 +43,36 @@ class AxisTaps:
     weight: np.ndarray
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Bend:
+    """A displacement field, as far as reading needs it.
+
+    Attributes
+    ----------
+    vectors
+        (3, d, h, w) float32: what to add to a source index, in source voxels.
+    to_field
+        4x4 map from output indices to indices of the field; beyond the field nothing moves.
+    digest
+        Hash of the field's content.
+    """
+
+    vectors: Tensor
+    to_field: np.ndarray
+    digest: str
+
+    def seen_from(self, grid: np.ndarray) -> "Bend":
+        """Return the bend for an output grid given by its 4x4 map to the present output."""
+        return Bend(self.vectors, self.to_field @ grid, self.digest)
+
+
 def sample(
     source: np.ndarray,
     convert: Convert,
     to_source: np.ndarray,
     indices: Sequence[np.ndarray],
     mode: Mode,
+    bend: Bend | None = None,
 ) -> Tensor:
     """Compute the voxels of an output grid from a source array.
 
@@ -67,6 +91,8 @@ def sample(
         is finer; the source's edge values reach half a voxel out, beyond is 0. "trilinear": linear
         at the centres whatever the coarseness, 0 beyond the source (published weights).
         "nearest": as torch's nearest interpolation (Neuroverse3D).
+    bend
+        Moves the source positions that `to_source` gives.
 
     Returns
     -------
@@ -74,8 +100,8 @@ def sample(
         Shape: the lengths of `indices`.
     """
     axes = separable_axes(to_source)
-    if axes is None:
-        return _sample_affine(source, convert, to_source, indices, mode)
+    if axes is None or bend is not None:
+        return _sample_anywhere(source, convert, to_source, indices, mode, bend)
     # Transposed such that source axis i follows output axis i.
     order = [axes.index(axis) for axis in range(3)]
     taps = []
@@ -162,35 +188,34 @@ def _along_axis(volume: Tensor, axis: int, taps: AxisTaps) -> Tensor:
     return out
 
 
-def _sample_affine(
+def _sample_anywhere(
     source: np.ndarray,
     convert: Convert,
     to_source: np.ndarray,
     indices: Sequence[np.ndarray],
     mode: Mode,
+    bend: Bend | None,
 ) -> Tensor:
-    """Sample along rotated or sheared axes: pool to the output's coarseness, then interpolate."""
-    shape = tuple(len(index) for index in indices)
-    corners = np.array(
-        np.meshgrid(*[(index.min(), index.max()) for index in indices], indexing="ij")
-    ).reshape(3, -1)
-    reach = to_source[:3, :3] @ corners + to_source[:3, 3:]
+    """Sample along rotated or bent axes: pool to the output's coarseness, then interpolate."""
+    positions = _positions(to_source, indices)
+    if bend is not None:
+        own = _positions(bend.to_field, indices)
+        positions += _interpolate(bend.vectors, own, "bilinear")
     steps = np.linalg.norm(to_source[:3, :3], axis=1)
     pool = [max(1, round(float(s))) if mode == "area" else 1 for s in steps]
     low, high = [], []
     for axis, factor in enumerate(pool):
         # Whole pools, counted from the array's start, so that every crop sees the same ones.
-        below, above = reach[axis].min() / factor - 2, reach[axis].max() / factor + 2
-        low.append(int(np.clip(np.floor(below) * factor, 0, source.shape[axis])))
-        high.append(int(np.clip(np.ceil(above) * factor, 0, source.shape[axis])))
+        below = np.floor(float(positions[axis].min()) / factor - 2) * factor
+        above = np.ceil(float(positions[axis].max()) / factor + 2) * factor
+        low.append(int(np.clip(below, 0, source.shape[axis])))
+        high.append(int(np.clip(above, 0, source.shape[axis])))
     if any(start >= stop for start, stop in zip(low, high, strict=True)):
-        return torch.zeros(shape)
+        return torch.zeros(positions.shape[1:])
     pooled = _pooled(source, convert, low, high, pool)
-    matrix = to_source.copy()
     for axis, factor in enumerate(pool):
-        matrix[axis, 3] -= low[axis] + (factor - 1) / 2
-        matrix[axis] /= factor
-    return _grid_sample(pooled, matrix, indices, "nearest" if mode == "nearest" else "bilinear")
+        positions[axis].sub_(low[axis] + (factor - 1) / 2).div_(factor)
+    return _interpolate(pooled[None], positions, "nearest" if mode == "nearest" else "bilinear")[0]
 
 
 def _pooled(
@@ -210,21 +235,24 @@ def _pooled(
     return torch.cat(parts)
 
 
-def _grid_sample(
-    volume: Tensor, matrix: np.ndarray, indices: Sequence[np.ndarray], mode: str
-) -> Tensor:
+def _positions(matrix: np.ndarray, indices: Sequence[np.ndarray]) -> Tensor:
+    """Map a grid of indices; (3, d, h, w) float64."""
+    first, second, third = (torch.as_tensor(np.asarray(i), dtype=torch.float64) for i in indices)
+    rows = [
+        (first * row[0])[:, None, None] + (second * row[1])[:, None] + third * row[2] + row[3]
+        for row in matrix[:3]
+    ]
+    return torch.stack(rows)
+
+
+def _interpolate(volumes: Tensor, positions: Tensor, mode: str) -> Tensor:
+    """Read (C, d, h, w) at fractional indices (3, ...); 0 outside."""
     # grid_sample wants (x, y, z) from last axis to first, -1..1 between the outer voxels' centres.
-    axes = [torch.as_tensor(np.asarray(index), dtype=torch.float64) for index in indices]
-    columns = []
-    for axis in (2, 1, 0):
-        row = matrix[axis]
-        position = (
-            (axes[0] * row[0])[:, None, None] + (axes[1] * row[1])[:, None] + axes[2] * row[2]
-        ) + row[3]
-        last = max(volume.shape[axis] - 1, 1)
-        columns.append((position * (2 / last) - 1).float())
+    columns = [
+        (positions[axis] * (2 / max(volumes.shape[1 + axis] - 1, 1)) - 1).float()
+        for axis in (2, 1, 0)
+    ]
     grid = torch.stack(columns, dim=-1)[None]
-    out = F.grid_sample(
-        volume[None, None], grid, mode=mode, padding_mode="zeros", align_corners=True
-    )
-    return out[0, 0]
+    return F.grid_sample(volumes[None], grid, mode=mode, padding_mode="zeros", align_corners=True)[
+        0
+    ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from .cache import FeatureCache
 from .context import ContextPair
 from .normalise import Scaling
-from .sampling import Mode, sample
+from .sampling import Bend, Convert, Mode, sample
 from .volume import Volume
 
 Indices = Sequence[np.ndarray]
@@ -67,22 +67,37 @@ class PlacedImage:
         The array and how its values are scaled.
     to_source
         4x4 map from target indices to the volume's.
+    bend
+        Moves what `to_source` gives (deformable alignment), or None.
     """
 
     volume: Volume
     scaling: Scaling
     to_source: np.ndarray
+    bend: Bend | None = None
 
     def read(self, grid_to_target: np.ndarray, indices: Indices, mode: Mode) -> Tensor:
         """Return the scaled intensities at grid indices, float32."""
+        return self.read_as(self.scaling.apply, grid_to_target, indices, mode)
+
+    def read_as(
+        self, convert: Convert, grid_to_target: np.ndarray, indices: Indices, mode: Mode
+    ) -> Tensor:
+        """Return voxels converted by a function of one's own at grid indices, float32."""
         return sample(
-            self.volume.data, self.scaling.apply, self.to_source @ grid_to_target, indices, mode
+            self.volume.data,
+            convert,
+            self.to_source @ grid_to_target,
+            indices,
+            mode,
+            None if self.bend is None else self.bend.seen_from(grid_to_target),
         )
 
     @property
     def identity(self) -> tuple:
         """What determines every crop of this image, hashable."""
-        return self.volume.key, self.scaling, self.to_source.tobytes()
+        bend = None if self.bend is None else (self.bend.digest, self.bend.to_field.tobytes())
+        return self.volume.key, self.scaling, self.to_source.tobytes(), bend
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -97,10 +112,10 @@ class PlacedPair:
         The pair's image, placed.
     label
         The pair's label, placed alike; its scaling is used in image tasks only.
-    aligned
-        Whether it was registered to the target.
+    method
+        How it was aligned: "none", "rigid", "affine" or "deformable".
     similarity
-        Of the registration (0..1), None where there was none.
+        Of the registration, None where none was asked for.
     message
         Why it was not aligned although this was asked for.
     """
@@ -108,7 +123,7 @@ class PlacedPair:
     pair: ContextPair
     image: PlacedImage
     label: PlacedImage
-    aligned: bool = False
+    method: str = "none"
     similarity: float | None = None
     message: str = ""
 
@@ -116,7 +131,7 @@ class PlacedPair:
         """Say in plain values how the pair came to the target's grid."""
         return {
             "name": self.pair.name,
-            "aligned": self.aligned,
+            "method": self.method,
             "similarity": self.similarity,
             "message": self.message,
         }
@@ -127,12 +142,8 @@ class PlacedPair:
         """Return the soft mask of a label value, or the label image where `value` is None."""
         if value is None:
             return self.label.read(grid_to_target, indices, mode)
-        return sample(
-            self.label.volume.data,
-            lambda part: (part == value).astype(np.float32),
-            self.label.to_source @ grid_to_target,
-            indices,
-            mode,
+        return self.label.read_as(
+            lambda part: (part == value).astype(np.float32), grid_to_target, indices, mode
         )
 
 

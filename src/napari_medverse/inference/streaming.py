@@ -4,10 +4,8 @@ Source: Medverse, "Autoregressive Inference Pipeline" (NA-ICL); Neuroverse3D for
 """
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,12 +13,13 @@ from torch import Tensor
 
 from ..errors import MedverseError
 from . import feedback as fed
-from . import levels as plans
-from . import precision, windows
+from . import windows
+from .aligning import Aligning
 from .cache import FeatureCache
 from .cancel import CancelToken
 from .canvas import Canvas, WindowWeights, slabs
 from .context import ContextPair
+from .engine import Engine
 from .feedback import Feedback
 from .frames import Frame
 from .levels import Level
@@ -30,72 +29,14 @@ from .request import Request, make_request
 from .runner import WindowRunner
 from .sampling import Mode
 from .sources import PlacedImage, PlacedPair
-from .volume import Volume
 
 Progress = Callable[[int, int, str], None]
 
 DEFAULT_INTERVAL = 0.25
-# Residual networks see autoregressive labels below this as equally empty.
-DEFAULT_SKIP = 0.05
 # A partial frame may take this part of the time that the windows take.
 _FRAME_SHARE = 0.1
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Engine:
-    """A model's network, ready to run, with its precision decided."""
-
-    network: torch.nn.Module
-    config: object
-    fingerprint: str
-    device: str
-    precision: str
-    kind: str
-
-    @classmethod
-    def of(cls, model) -> "Engine":
-        network = precision.prepare(model.network, model.device)
-        chosen = precision.resolve(model.precision, network, model.device)
-        return cls(network, model.config, model.fingerprint, str(model.device), chosen, model.kind)
-
-    @property
-    def published(self) -> bool:
-        """Whether volumes are resampled and blended as the published code does."""
-        return self.config.resampling == "trilinear"
-
-    @property
-    def single(self) -> bool:
-        """Whether the network knows no autoregressive context (Neuroverse3D)."""
-        return self.kind == "neuroverse3d"
-
-    @property
-    def mode(self) -> Mode:
-        if self.single:
-            return "nearest"
-        return "trilinear" if self.published else "area"
-
-    def plan(self, target: Volume, levels: int | None, overlap: float | None) -> list[Level]:
-        """Return the levels for a target, coarse to fine."""
-        patch = tuple(self.config.patch)
-        if self.single:
-            return plans.plan_single_level(target.shape, patch)
-        if self.published:
-            return plans.plan_published_levels(target.shape, patch, levels, overlap)
-        return plans.plan_levels(
-            target.shape, target.spacing, patch, self._window_unit(patch), levels, overlap
-        )
-
-    def skip(self, wanted: float | None) -> float:
-        """Return the certainty from which windows are skipped."""
-        if wanted is not None:
-            return wanted
-        return 0.0 if self.published or self.precision == "exact" else DEFAULT_SKIP
-
-    def _window_unit(self, patch: tuple[int, int, int]) -> int:
-        # The network runs on smaller multiples, but then with fewer attention tokens.
-        blocks = getattr(self.network, "blocks", 1)
-        unit = math.lcm(self.network.divisor, blocks * 2 ** (len(self.config.channels) - 1))
-        return unit if all(side % unit == 0 for side in patch) else self.network.divisor
+# Who votes: correlation with the target at least, and how far below the best.
+_LEAST_SIMILARITY, _SIMILARITY_RANGE = 0.3, 0.3
 
 
 def stream(
@@ -182,6 +123,7 @@ class _Run:
         self.begun = time.perf_counter()
         self.windows_before = 0
         self.windows_in_all = 0
+        self.units = Scaling(0.0, 1.0)
 
     def frames(self) -> Iterator[Frame]:
         self._check()
@@ -193,10 +135,27 @@ class _Run:
         plan = plan[:last]
         self.windows_in_all = sum(level.windows for level in plan)
 
-        pairs = place_pairs(request, engine.config, self.cache, self.cancel, self._say)
-        target = place_target(request.target, intensity(request.target, engine.config, self.cache))
+        aligned = None
+        if request.align != "none":
+            with Aligning(request, self.cache, self.cancel) as aligning:
+                if self._worth_a_sketch(plan) and not aligning.ready():
+                    yield from self._sketch(engine, plan[0])
+                aligned = aligning.result(self._say)
+        self._set_out(engine, place_pairs(request, engine.config, self.cache, aligned))
+        feedback = self._prior(engine, plan[0])
+        for index, level in enumerate(plan):
+            canvas = yield from self._level(engine, level, feedback)
+            values = self._on_own_grid(level, canvas)
+            yield self._frame(level, level.windows, values, final=index == last - 1)
+            self.windows_before += level.windows
+            if index < last - 1:
+                feedback = self._feedback(engine, values, level, plan[index + 1])
+
+    def _set_out(self, engine: Engine, pairs: list[PlacedPair]) -> None:
+        """Make the runner for pairs as they are placed."""
+        request = self.request
         self.details = {"precision": engine.precision, "pairs": [pair.report() for pair in pairs]}
-        self.units = Scaling(0.0, 1.0)
+        target = place_target(request.target, intensity(request.target, engine.config, self.cache))
         if request.task == "image":
             target, pairs, self.units = self._image_scales(engine, target, pairs)
         self.runner = WindowRunner(
@@ -210,14 +169,15 @@ class _Run:
             self.cache,
             self.cancel,
         )
-        feedback = self._prior(engine, plan[0], pairs)
-        for index, level in enumerate(plan):
-            canvas = yield from self._level(engine, level, feedback)
-            values = self._on_own_grid(engine, level, canvas)
-            yield self._frame(level, level.windows, values, final=index == last - 1)
-            self.windows_before += level.windows
-            if index < last - 1:
-                feedback = self._feedback(engine, values, level, plan[index + 1])
+
+    def _worth_a_sketch(self, plan: list[Level]) -> bool:
+        return self.frame_interval is not None and len(plan) > 1 and plan[0].windows == 1
+
+    def _sketch(self, engine: Engine, level: Level) -> Iterator[Frame]:
+        """Predict the first level from pairs as they lie while their alignment is under way."""
+        self._set_out(engine, place_pairs(self.request, engine.config, self.cache))
+        canvas = yield from self._level(engine, level, None)
+        yield self._frame(level, 0, self._on_own_grid(level, canvas))
 
     def _level(self, engine: Engine, level: Level, feedback: Feedback | None):
         """Work through a level's windows, yielding partial frames; return the canvas."""
@@ -264,17 +224,19 @@ class _Run:
             interest = [feedback.uncertainty(start, level.window) for start in starts]
         return windows.visiting_order(starts, level.window, in_view, interest)
 
-    def _prior(self, engine: Engine, level: Level, pairs: list[PlacedPair]) -> Feedback | None:
+    def _prior(self, engine: Engine, level: Level) -> Feedback | None:
         """Return the first autoregressive context: the aligned label vote, or none."""
-        wanted = self.request.prior
-        aligned = [pair for pair in pairs if pair.aligned]
-        if wanted == "none" or engine.single or self.request.task == "image":
+        if self.request.prior == "none" or engine.single or self.request.task == "image":
             return None
-        if wanted == "auto" and len(aligned) < len(pairs):
-            return None
-        indices = [np.arange(side) for side in level.grid]
-        voters = aligned or pairs
-        votes = [_vote(voters, value, level, indices, engine.mode) for value in self.runner.classes]
+        voters = self.runner.pairs
+        if self.request.prior == "auto":
+            voters = _alike(voters)
+        votes = []
+        for value in self.runner.classes:
+            able = [pair for pair in voters if value in pair.pair.classes]
+            if not able:
+                return None
+            votes.append(_vote(able, value, level, engine.mode))
         return Feedback(None, torch.stack(votes), level.grid_to_target, level)
 
     def _feedback(self, engine: Engine, values: Tensor, level: Level, following: Level) -> Feedback:
@@ -286,7 +248,7 @@ class _Run:
             return fed.published_feedback(values, coarse, following)
         return fed.native_feedback(values, coarse, level, following, self.request.task)
 
-    def _on_own_grid(self, engine: Engine, level: Level, canvas: Canvas) -> Tensor:
+    def _on_own_grid(self, level: Level, canvas: Canvas) -> Tensor:
         values = canvas.values()
         if level.size != level.grid:
             values = fed.aligned_resize(values, level.size)
@@ -344,12 +306,20 @@ class _Run:
             self.cancel.check()
 
 
-def _vote(
-    pairs: list[PlacedPair], value: int, level: Level, indices: list[np.ndarray], mode: Mode
-) -> Tensor:
-    """Mean of the soft labels of the pairs that hold the class, on a level's grid."""
-    voters = [pair for pair in pairs if value in pair.pair.classes]
+def _alike(pairs: list[PlacedPair]) -> list[PlacedPair]:
+    """Pairs whose image, as placed, was measured to be like the target."""
+    measured = [pair for pair in pairs if pair.similarity is not None]
+    if not measured:
+        return []
+    best = max(pair.similarity for pair in measured)
+    least = max(_LEAST_SIMILARITY, best - _SIMILARITY_RANGE)
+    return [pair for pair in measured if pair.similarity >= least]
+
+
+def _vote(pairs: list[PlacedPair], value: int, level: Level, mode: Mode) -> Tensor:
+    """Mean of the pairs' soft labels on a level's grid."""
+    indices = [np.arange(side) for side in level.grid]
     total = torch.zeros(level.grid)
-    for pair in voters:
+    for pair in pairs:
         total += pair.read_label(value, level.grid_to_target, indices, mode)
-    return total / len(voters)
+    return total / len(pairs)

@@ -1,0 +1,72 @@
+"""A model's network made ready to run, and the conventions of its weights."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from . import levels as plans
+from . import precision
+from .levels import Level
+from .sampling import Mode
+from .volume import Volume
+
+# Residual networks see autoregressive labels below this as equally empty.
+DEFAULT_SKIP = 0.05
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Engine:
+    """A model's network, ready to run, with its precision decided."""
+
+    network: torch.nn.Module
+    config: object
+    fingerprint: str
+    device: str
+    precision: str
+    kind: str
+
+    @classmethod
+    def of(cls, model) -> "Engine":
+        network = precision.prepare(model.network, model.device)
+        chosen = precision.resolve(model.precision, network, model.device)
+        return cls(network, model.config, model.fingerprint, str(model.device), chosen, model.kind)
+
+    @property
+    def published(self) -> bool:
+        """Whether volumes are resampled and blended as the published code does."""
+        return self.config.resampling == "trilinear"
+
+    @property
+    def single(self) -> bool:
+        """Whether the network knows no autoregressive context (Neuroverse3D)."""
+        return self.kind == "neuroverse3d"
+
+    @property
+    def mode(self) -> Mode:
+        if self.single:
+            return "nearest"
+        return "trilinear" if self.published else "area"
+
+    def plan(self, target: Volume, levels: int | None, overlap: float | None) -> list[Level]:
+        """Return the levels for a target, coarse to fine."""
+        patch = tuple(self.config.patch)
+        if self.single:
+            return plans.plan_single_level(target.shape, patch)
+        if self.published:
+            return plans.plan_published_levels(target.shape, patch, levels, overlap)
+        return plans.plan_levels(
+            target.shape, target.spacing, patch, self._window_unit(patch), levels, overlap
+        )
+
+    def skip(self, wanted: float | None) -> float:
+        """Return the certainty from which windows are skipped."""
+        if wanted is not None:
+            return wanted
+        return 0.0 if self.published or self.precision == "exact" else DEFAULT_SKIP
+
+    def _window_unit(self, patch: tuple[int, int, int]) -> int:
+        # The network runs on smaller multiples, but then with fewer attention tokens.
+        blocks = getattr(self.network, "blocks", 1)
+        unit = math.lcm(self.network.divisor, blocks * 2 ** (len(self.config.channels) - 1))
+        return unit if all(side % unit == 0 for side in patch) else self.network.divisor
