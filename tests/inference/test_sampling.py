@@ -74,8 +74,10 @@ def test_a_window_is_the_whole_cut_out(volume, mode):
     matrix = scale_and_shift((0.7, 1.6, 2.3), (0.3, 0.9, 1.1))
     full = sample(volume, as_float, matrix, whole((20, 14, 12)), mode)
     part = [np.arange(3, 17), np.arange(5, 9), np.array([7, 6, 5, 6, 7])]
-    out = sample(volume, as_float, matrix, part, mode)
-    assert torch.equal(out, full[3:17, 5:9][:, :, part[2]])
+    for source in (volume, np.asfortranarray(volume)):
+        out = sample(source, as_float, matrix, part, mode)
+        torch.testing.assert_close(out, full[3:17, 5:9][:, :, part[2]], atol=1e-4, rtol=0)
+        assert out.is_contiguous()
 
 
 def test_axes_may_be_permuted_and_flipped(volume):

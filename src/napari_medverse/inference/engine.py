@@ -66,7 +66,8 @@ class Engine:
         return 0.0 if self.published or self.precision == "exact" else DEFAULT_SKIP
 
     def _window_unit(self, patch: tuple[int, int, int]) -> int:
-        # The network runs on smaller multiples, but then with fewer attention tokens.
-        blocks = getattr(self.network, "blocks", 1)
-        unit = math.lcm(self.network.divisor, blocks * 2 ** (len(self.config.channels) - 1))
+        # The network runs on smaller multiples, but then with fewer attention tokens than it was
+        # trained with.
+        blocks, stem = (getattr(self.network, name, 1) for name in ("blocks", "stem"))
+        unit = math.lcm(self.network.divisor, stem * blocks * 2 ** (len(self.config.channels) - 1))
         return unit if all(side % unit == 0 for side in patch) else self.network.divisor

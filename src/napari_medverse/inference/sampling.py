@@ -109,7 +109,13 @@ def sample(
         step = to_source[source_axis, out_axis]
         position = indices[out_axis] * step + to_source[source_axis, 3]
         taps.append(axis_taps(position, abs(step), source.shape[source_axis], mode))
-    return _apply_in_slabs(source.transpose(order), convert, taps)
+    source = source.transpose(order)
+    # Arrays that lie the other way round in memory (NIfTI files) are read that way.
+    if abs(source.strides[0]) < abs(source.strides[2]):
+        out = _apply_in_slabs(source.T, convert, taps[::-1]).T
+    else:
+        out = _apply_in_slabs(source, convert, taps)
+    return torch.from_numpy(np.ascontiguousarray(out))
 
 
 def axis_taps(position: np.ndarray, step: float, side: int, mode: Mode) -> AxisTaps:
@@ -150,22 +156,28 @@ def axis_taps(position: np.ndarray, step: float, side: int, mode: Mode) -> AxisT
     return AxisTaps(first, stop, index - first, weight.astype(np.float32))
 
 
-def _apply_in_slabs(source: np.ndarray, convert: Convert, taps: list[AxisTaps]) -> Tensor:
+def _apply_in_slabs(source: np.ndarray, convert: Convert, taps: list[AxisTaps]) -> np.ndarray:
+    """Weight and add source voxels along each axis in turn.
+
+    In numpy, on one thread: at the size of a window torch's threads wait for each other longer
+    than they work, most of all on a busy machine.
+    """
     shape = tuple(len(t.index) for t in taps)
     plane = (taps[1].stop - taps[1].first) * (taps[2].stop - taps[2].first)
     depth = taps[0].stop - taps[0].first
     slabs = max(1, -(-plane * depth // _SLAB_VOXELS))
-    out = torch.empty(shape)
+    out = np.empty(shape, np.float32)
     rows = -(-shape[0] // slabs)
     for start in range(0, shape[0], rows):
         index = taps[0].index[start : start + rows]
         low, high = int(index.min()), int(index.max()) + 1
-        region = source[
-            taps[0].first + low : taps[0].first + high,
-            taps[1].first : taps[1].stop,
-            taps[2].first : taps[2].stop,
-        ]
-        part = torch.from_numpy(np.ascontiguousarray(convert(region)))
+        part = convert(
+            source[
+                taps[0].first + low : taps[0].first + high,
+                taps[1].first : taps[1].stop,
+                taps[2].first : taps[2].stop,
+            ]
+        )
         first = AxisTaps(0, high - low, index - low, taps[0].weight[start : start + rows])
         for axis, axis_tap in enumerate((first, taps[1], taps[2])):
             part = _along_axis(part, axis, axis_tap)
@@ -173,19 +185,35 @@ def _apply_in_slabs(source: np.ndarray, convert: Convert, taps: list[AxisTaps]) 
     return out
 
 
-def _along_axis(volume: Tensor, axis: int, taps: AxisTaps) -> Tensor:
-    index, weight = torch.from_numpy(taps.index), torch.from_numpy(taps.weight)
-    length, count = index.shape
-    if count == 1 and bool((weight == 1).all()):
-        if length == volume.shape[axis] and bool((index[:, 0] == torch.arange(length)).all()):
-            return volume
-        return volume.index_select(axis, index[:, 0])
-    view = [1, 1, 1]
-    view[axis] = length
-    out = volume.index_select(axis, index[:, 0]).mul_(weight[:, 0].reshape(view))
-    for tap in range(1, count):
-        out += volume.index_select(axis, index[:, tap]).mul_(weight[:, tap].reshape(view))
+def _along_axis(volume: np.ndarray, axis: int, taps: AxisTaps) -> np.ndarray:
+    columns = list(zip(taps.index.T, taps.weight.T, strict=True))
+    if len(columns) == 1 and np.all(columns[0][1] == 1):
+        return _taken(volume, axis, columns[0][0])
+    out = None
+    for index, weight in columns:
+        # A weight that is the same everywhere needs no broadcasting along the axis.
+        factor = weight[0] if np.all(weight == weight[0]) else _along(weight, axis)
+        if out is None:
+            out = _taken(volume, axis, index) * factor
+        else:
+            out += _taken(volume, axis, index) * factor
     return out
+
+
+def _taken(volume: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:
+    """Take indices along an axis, as a view where they are evenly spaced."""
+    step = int(index[1] - index[0]) if len(index) > 1 else 1
+    if step > 0 and np.all(np.diff(index) == step):
+        cut = [slice(None)] * 3
+        cut[axis] = slice(int(index[0]), int(index[-1]) + 1, step)
+        return volume[tuple(cut)]
+    return volume.take(index, axis=axis)
+
+
+def _along(weight: np.ndarray, axis: int) -> np.ndarray:
+    view = [1, 1, 1]
+    view[axis] = len(weight)
+    return weight.reshape(view)
 
 
 def _sample_anywhere(

@@ -131,9 +131,15 @@ def as_volume(value: "np.ndarray | Volume", name: str = "") -> Volume:
 
 
 def content_key(array: np.ndarray) -> str:
-    """Hash an array's bytes together with its shape and dtype."""
-    digest = hashlib.sha256()
-    digest.update(f"{array.dtype.str}{array.shape}".encode())
+    """Hash an array's bytes together with its shape, dtype and memory order.
+
+    Arrays in Fortran order, as NIfTI files give them, are hashed as they lie: turning them round
+    would take several times longer than the hash.
+    """
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    if array.flags.f_contiguous and not array.flags.c_contiguous:
+        digest.update(b"F")
+        array = array.T
     if array.flags.c_contiguous:
         digest.update(array.reshape(-1).view(np.uint8))
     else:
