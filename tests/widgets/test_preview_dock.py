@@ -67,6 +67,7 @@ def test_what_asks_for_another_run(live, viewer, preview_dock, qtbot):
         "levels": lambda: setattr(preview_dock.levels, "value", 1),
         "order": lambda: context.move(context.rows[0], 1),
         "disabled": lambda: context.set_enabled(context.rows[0], False),
+        "enabled": lambda: context.set_enabled(context.rows[0], True),
         "removed": lambda: context.remove(context.rows[:1]),
         "model": lambda: setattr(preview_dock.model, "value", "broken"),
     }

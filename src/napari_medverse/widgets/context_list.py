@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QStyle, QStyledItemDelegate
 
 from .binding import Bindings
 from .context_model import ContextSetModel
-from .facts import THUMBNAIL
+from .facts import THUMBNAIL, Problem
 from .rows import PairRow
 
 CARD_HEIGHT = 64
@@ -72,19 +72,25 @@ class RowListModel(QAbstractListModel):
 
 
 def summary(row: PairRow) -> str:
-    """Return the second line of a card: classes, voxels, spacing."""
+    """Return the second line of a card: what the label holds."""
     facts = row.facts
     if facts is None:
         return "reading ..."
     if not facts.shape:
         return row.source.detail
-    parts = [spacing_text(facts.spacing, facts.unit)]
-    if facts.task == "labels":
-        voxels = sum(facts.counts.values())
-        parts = [class_text(tuple(facts.counts)), f"{count_text(voxels)} voxels", *parts]
-    else:
-        parts = ["image to image", *parts]
-    return " · ".join(parts)
+    if facts.task == "image":
+        return f"image to image: {row.source.detail}"
+    return f"{class_text(tuple(facts.counts))} · {count_text(sum(facts.counts.values()))} voxels"
+
+
+def remark(row: PairRow, problems: tuple[Problem, ...]) -> str:
+    """Return the third line of a card: what is off, or spacing and alignment."""
+    if problems:
+        return problems[0].text
+    if row.facts is None or not row.facts.shape:
+        return row.source.detail
+    size = spacing_text(row.facts.spacing, row.facts.unit)
+    return f"{size} · {row.source.detail if row.alignment is None else row.alignment}"
 
 
 def class_text(classes: tuple[int, ...]) -> str:
@@ -181,10 +187,7 @@ class CardDelegate(QStyledItemDelegate):
         if problems:
             text.setRight(text.right() - 22)
             self._paint_sign(painter, card, any(p.blocking for p in problems))
-        third = problems[0].text if problems else ""
-        if not third and row.alignment is not None:
-            third = f"aligned: {row.alignment}"
-        self._paint_lines(painter, option.font, text, row, third or row.source.detail, dimmed)
+        self._paint_lines(painter, option.font, text, row, remark(row, problems), dimmed)
         painter.restore()
 
     def _paint_tick(self, painter: QPainter, card: QRect, checked: bool) -> None:

@@ -230,7 +230,7 @@ class PreviewController(QObject):
         if not self.open:
             return
         if event.kind == "aligned":
-            self._add_aligned(event.details["errand"], event.details["aligned"])
+            self._add_aligned(event.details["errand"], event.details["placed"])
         elif event.kind == "not aligned":
             self._notify(event)
         # What a superseded run still says is never shown.
@@ -315,11 +315,11 @@ class PreviewController(QObject):
         method = "auto" if self.preview.align == "none" else self.preview.align
         self._worker.send(Errand(LayerRef.of(target), row.ref(), method))
 
-    def _add_aligned(self, errand: Errand, aligned: Any) -> None:
+    def _add_aligned(self, errand: Errand, placed: Any) -> None:
         target = self.preview.target
         if target is None or str(target.unique_id) != errand.target.key:
             return
-        for layer in aligned_layers(target, errand.pair.name, aligned, self._colormap()):
+        for layer in aligned_layers(target, errand.pair.name, placed, self._colormap()):
             self._layers.append(layer)
 
     # ---- accepting

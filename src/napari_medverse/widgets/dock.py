@@ -27,6 +27,7 @@ class Dock(QWidget):
     """
 
     previews = False
+    least_height = 280
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
@@ -63,8 +64,12 @@ class Dock(QWidget):
         return column
 
     def sizeHint(self) -> QSize:
-        # A scroll area would ask for little and hide most of the dock.
         return self._content.sizeHint()
+
+    def minimumSizeHint(self) -> QSize:
+        # A scroll area would ask for little, and docks in one column get what they ask for.
+        height = min(self._content.sizeHint().height(), self.least_height)
+        return QSize(self._content.minimumSizeHint().width(), height)
 
     def event(self, event: QEvent) -> bool:
         if event.type() == QEvent.Type.ParentChange:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .rows import AlignmentStatus
 from .settings import Preferences
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..inference import CancelToken, ContextPair, FeatureCache, Frame, Request, Volume
-    from ..inference.alignment import AlignedPair
     from ..weights import Model
 
 #: seconds between frames of an unfinished level
@@ -62,18 +63,35 @@ class LocalEngine:
 
     def align(
         self, target: Volume, pair: ContextPair, method: str, cancel: CancelToken
-    ) -> AlignedPair:
+    ) -> PlacedArrays:
         """Return a pair on the target's grid, from the cache where a run has aligned it."""
-        return _aligned(target, pair, method, self.cache, cancel)
+        from ..inference.alignment import align_pair
+
+        found = align_pair(target, pair, method, cancel=cancel, cache=self.cache.alignments)
+        status = AlignmentStatus(found.method, float(found.similarity), found.message)
+        return PlacedArrays(found.image, found.label, status)
 
     @property
     def cache(self) -> FeatureCache:
         """What runs leave for the next ones, within the preferred size."""
-        from ..inference import FeatureCache
-
         if self._cache is None:
+            from ..inference import FeatureCache
+            from ..inference.alignment import AlignmentCache
+            from ..paths import cache_folder
+
             self._cache = FeatureCache(self.preferences.memory_limit * 2**20)
+            # On disk, so that tomorrow's session need not register again.
+            self._cache.alignments = AlignmentCache(cache_folder("alignments"))
         return self._cache
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedArrays:
+    """A context pair on a target's grid, (D, H, W) each, and how it came there."""
+
+    image: np.ndarray
+    label: np.ndarray
+    status: AlignmentStatus
 
 
 class Run:
@@ -96,45 +114,36 @@ class Run:
         from ..inference import stream_request
         from ..inference.prediction import on_target
 
-        request = self._request
+        shape = self._request.target.shape
         for frame in stream_request(
             self._model,
-            request,
+            self._request,
             cancel=self._cancel,
             progress=self._progress,
             cache=self._cache,
             frame_interval=FRAME_INTERVAL,
         ):
             self._last = frame
-            if frame.final and frame.values.shape[-3:] != request.target.shape:
-                nearest = self._model.kind == "neuroverse3d"
-                values = on_target(frame, request.target.shape, nearest=nearest)
+            if frame.final and frame.values.shape[-3:] != shape:
+                values = on_target(frame, shape, nearest=self._model.kind == "neuroverse3d")
                 frame = replace(frame, values=values, scale=(1.0,) * 3, offset=(0.0,) * 3)
             yield frame
+
+    @property
+    def sketch(self) -> bool:
+        """Whether the last frame is a first look, made while pairs are still being aligned."""
+        frame = self._last
+        return self._request.align != "none" and frame.level == 1 and frame.windows_done == 0
+
+    def alignments(self) -> list[AlignmentStatus]:
+        """Return how each pair was brought to the target for the last frame."""
+        return [
+            AlignmentStatus(pair["method"], pair["similarity"], pair["message"])
+            for pair in self._last.details["pairs"]
+        ]
 
     def provenance(self) -> dict[str, Any]:
         """Describe the finished run in plain values."""
         from ..inference.prediction import provenance
 
         return provenance(self._model, self._request, self._last)
-
-    def alignments(self) -> list[AlignmentStatus]:
-        """Return how each pair was brought to the target; known once a frame is out."""
-        request = self._request
-        if request.align == "none":
-            return [AlignmentStatus("none") for _ in request.pairs]
-        found = [
-            _aligned(request.target, pair, request.align, self._cache, self._cancel)
-            for pair in request.pairs
-        ]
-        return [AlignmentStatus(a.method, float(a.similarity), a.message) for a in found]
-
-
-def _aligned(
-    target: Volume, pair: ContextPair, method: str, cache: FeatureCache, cancel: CancelToken
-) -> AlignedPair:
-    from ..inference.alignment import AlignmentCache, align_pair
-
-    if cache.alignments is None:
-        cache.alignments = AlignmentCache()
-    return align_pair(target, pair, method, cancel=cancel, cache=cache.alignments)

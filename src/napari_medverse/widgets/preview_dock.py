@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from magicgui.widgets import CheckBox, ComboBox, FloatSlider, LineEdit, SpinBox, Widget
 from qtpy.QtWidgets import (
     QFormLayout,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QProgressBar,
@@ -45,6 +44,7 @@ class LivePreviewDock(Dock):
     """
 
     previews = True
+    least_height = 440
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__(viewer)
@@ -148,12 +148,11 @@ class LivePreviewDock(Dock):
         self.options.setDuration(0)
         self.options.addWidget(panel)
         self.options.collapse(animate=False)
+        for layout in (self.options.layout(), self.options.content().layout()):
+            layout.setContentsMargins(0, 0, 0, 0)
         self.column.addWidget(self.options)
 
     def _build_accept(self) -> None:
-        rule = QFrame()
-        rule.setFrameShape(QFrame.Shape.HLine)
-        self.column.addWidget(rule)
         layers = self.viewer.layers
         self.into = LayerChoice(layers, self._can_take, self.bindings, "a new layer")
         self.rule = ComboBox(choices=[(text, key) for key, text in accept.RULES.items()])

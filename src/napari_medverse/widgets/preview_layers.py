@@ -14,6 +14,8 @@ from .marks import mark
 if TYPE_CHECKING:
     from napari.layers import Layer
 
+    from .engine import PlacedArrays
+
 
 class PreviewLayer:
     """Shows pictures over a target, in one layer whose data is exchanged.
@@ -109,28 +111,22 @@ class PreviewLayer:
         self.layer.editable = False
 
 
-def aligned_layers(target: Layer, name: str, aligned: Any, colormap: Any | None) -> list[Layer]:
+def aligned_layers(
+    target: Layer, name: str, placed: PlacedArrays, colormap: Any | None
+) -> list[Layer]:
     """Return a context pair on the target's grid as layers to look at: image, then label."""
     place = level_transform(target, (1, 1, 1), (0, 0, 0))
-    title = f"{name} on {target.name} ({aligned.method})"
-    metadata = mark("aligned", method=aligned.method, similarity=float(aligned.similarity))
-    image = Image(
-        aligned.image,
-        name=title,
-        metadata=metadata,
-        colormap="green",
-        blending="additive",
-        opacity=0.6,
-        **place,
-    )
-    if not np.issubdtype(aligned.label.dtype, np.integer):
-        label = Image(aligned.label, name=f"{title} label", metadata=metadata, **place)
-    else:
-        label = Labels(
-            aligned.label, name=f"{title} label", metadata=metadata, opacity=0.4, **place
-        )
+    title = f"{name} on {target.name}"
+    metadata = mark("aligned", method=placed.status.method, similarity=placed.status.similarity)
+    image = Image(placed.image, name=title, metadata=metadata, **place)
+    image.colormap, image.blending, image.opacity = "green", "additive", 0.6
+    if np.issubdtype(placed.label.dtype, np.integer):
+        label = Labels(placed.label, name=f"{title} label", metadata=metadata, **place)
+        label.opacity = 0.4
         if colormap is not None:
             label.colormap = colormap
+    else:
+        label = Image(placed.label, name=f"{title} label", metadata=metadata, **place)
     for layer in (image, label):
         layer.editable = False
     return [image, label]

@@ -116,6 +116,7 @@ class PreviewModel:
 
     def rest(self, line: str = "") -> None:
         """Note that nothing runs and nothing is ready."""
+        self.error = ""
         self.ready = None
         self.line = line
         self.fraction = 0.0

@@ -85,7 +85,7 @@ class AlignmentStatus:
 
     def __str__(self) -> str:
         if self.method == "none":
-            return "as it is" + (f" ({self.message})" if self.message else "")
+            return self.message or "used as it is"
         value = "" if self.similarity is None else f", similarity {self.similarity:.2f}"
         return f"{self.method}{value}"
 

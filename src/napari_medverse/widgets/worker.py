@@ -205,18 +205,16 @@ class InferenceWorker:
         target, pairs = self._volumes(job)
         options = {**job.options, "threshold": job.threshold()}
         run = self._engine.run(model, target, pairs, options, job.cancel, self._progress(job))
-        first = True
         # Closing frees the engine's buffers at once where the loop is left early.
         with closing(run.frames()) as frames:
             for frame in frames:
                 job.cancel.check()
                 picture = picture_of(frame, job.threshold())
-                details = run.provenance() if frame.final else {}
                 kind = "final" if frame.final else "frame"
-                self._tell(Event(kind, job.run_id, frame.message, picture=picture, details=details))
-                if first:
-                    # After the first picture, so that it does not wait for the labels' warps.
-                    first = False
+                details = run.provenance() if frame.final else {}
+                text = "first look, while pairs are aligned" if run.sketch else frame.message
+                self._tell(Event(kind, job.run_id, text, picture=picture, details=details))
+                if not run.sketch:
                     statuses = {p.key: s for p, s in zip(job.pairs, run.alignments(), strict=True)}
                     self._tell(Event("alignment", job.run_id, details=statuses))
 
@@ -234,8 +232,8 @@ class InferenceWorker:
 
     def _do(self, errand: Errand) -> None:
         target, pair = self._cache.volume(errand.target), self._cache.pair(errand.pair)
-        aligned = self._engine.align(target, pair, errand.method, errand.cancel)
-        self._tell(Event("aligned", 0, details={"errand": errand, "aligned": aligned}))
+        placed = self._engine.align(target, pair, errand.method, errand.cancel)
+        self._tell(Event("aligned", 0, details={"errand": errand, "placed": placed}))
 
     def _progress(self, job: Job) -> Callable[[int, int, str], None]:
         told = 0.0
