@@ -20,6 +20,8 @@ class TinyEngine(LocalEngine):
         super().__init__()
         self.gate = threading.Event()
         self.gate.set()
+        self.align_gate = threading.Event()
+        self.align_gate.set()
         self.loads = 0
         self.windows = 0
         self._tiny = None
@@ -51,6 +53,11 @@ class TinyEngine(LocalEngine):
             network = config.build().eval().requires_grad_(False)
             self._tiny = Model("tiny", network, config, "tiny-weights", "cpu", "exact")
         return self._tiny
+
+    def align(self, target, pair, method, cancel):
+        while not self.align_gate.wait(0.005):
+            cancel.check()
+        return super().align(target, pair, method, cancel)
 
     def run(self, model, target, pairs, options, cancel, progress):
         def gated(done, windows, text):

@@ -48,6 +48,7 @@ class ContextSetDock(Dock):
         self.bindings.connect(self.context.rows_changed, self._show_choice)
         self.bindings.connect(self.context.row_changed, self._show_choice)
         self.bindings.connect(self.context.choice_changed, self._show_choice)
+        self.bindings.connect(self.context.aligning_changed, self._show_buttons)
         self._show_choice()
 
     # ---- building
@@ -167,7 +168,9 @@ class ContextSetDock(Dock):
 
     def _show_aligned(self) -> None:
         rows = self.selected()
-        if rows:
+        if self.context.aligning:
+            self.state.controller.cancel_aligned()
+        elif rows:
             self.attempt(self.state.controller.show_aligned, rows[0])
 
     def _on_class_ticked(self) -> None:
@@ -234,7 +237,9 @@ class ContextSetDock(Dock):
         self.remove.setEnabled(count > 0)
         self.up.setEnabled(count == 1)
         self.down.setEnabled(count == 1)
-        self.aligned.setEnabled(count == 1 and self.context.task is not None)
+        aligning = self.context.aligning
+        self.aligned.setText("Cancel" if aligning else "Show aligned")
+        self.aligned.setEnabled(aligning or (count == 1 and self.context.task is not None))
 
 
 def class_name(labels: Any | None, value: int) -> str:

@@ -31,6 +31,8 @@ class ContextSetModel:
         Rows came, went or changed places.
     row_changed(row)
         What a row shows has changed.
+    aligning_changed()
+        A pair is being aligned to be looked at, or is no longer.
     choice_changed()
         Available or chosen classes, or the task.
     edited()
@@ -42,12 +44,14 @@ class ContextSetModel:
     row_changed = Signal(object)
     choice_changed = Signal()
     edited = Signal()
+    aligning_changed = Signal()
 
     def __init__(self, runner: Runner | None = None) -> None:
         self._runner = runner or Immediately()
         self._rows: list[PairRow] = []
         self._chosen: tuple[int, ...] | None = None
         self._last_choice: tuple[Any, ...] = ()
+        self.aligning = False
         self.watch = LayerWatch()
         self.watch.changed.connect(self._on_layer_changed)
         self.watch.touched.connect(self._on_layer_touched)
@@ -203,6 +207,12 @@ class ContextSetModel:
             if row.key == key and row.alignment != status:
                 row.alignment = status
                 self.row_changed.emit(row)
+
+    def set_aligning(self, aligning: bool) -> None:
+        """Note whether a pair is being aligned to be looked at."""
+        if self.aligning != aligning:
+            self.aligning = aligning
+            self.aligning_changed.emit()
 
     def layer_removed(self, layer: Layer) -> None:
         """Drop the rows of a layer that left the viewer."""

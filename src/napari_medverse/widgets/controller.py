@@ -108,6 +108,7 @@ class PreviewController(QObject):
         self._layers.events.removed.disconnect(self._on_layer_removed)
         self._watch.clear()
         self._watched = None
+        self.context.set_aligning(False)
         self.preview.live = False
         self._drop_preview()
         self.preview.rest()
@@ -229,12 +230,10 @@ class PreviewController(QObject):
         preview = self.preview
         if not self.open:
             return
-        if event.kind == "aligned":
-            self._add_aligned(event.details["errand"], event.details["placed"])
-        elif event.kind == "not aligned":
-            self._notify(event)
+        if event.run_id == 0:
+            self._finish_errand(event)
         # What a superseded run still says is never shown.
-        if event.run_id != preview.run_id:
+        if event.run_id != preview.run_id or not event.run_id:
             return
         if event.kind == "stage":
             preview.advance(event.text)
@@ -313,7 +312,20 @@ class PreviewController(QObject):
         if not self.open or target is None:
             raise MedverseError("Choose a target in the Live preview dock first.")
         method = "auto" if self.preview.align == "none" else self.preview.align
+        self.context.set_aligning(True)
         self._worker.send(Errand(LayerRef.of(target), row.ref(), method))
+
+    def cancel_aligned(self) -> None:
+        """Stop aligning a pair to be looked at; a prediction goes on."""
+        self._worker.cancel_errands()
+        self.context.set_aligning(False)
+
+    def _finish_errand(self, event: Event) -> None:
+        self.context.set_aligning(False)
+        if event.kind == "aligned":
+            self._add_aligned(event.details["errand"], event.details["placed"])
+        elif event.kind == "not aligned":
+            self._notify(event)
 
     def _add_aligned(self, errand: Errand, placed: Any) -> None:
         target = self.preview.target

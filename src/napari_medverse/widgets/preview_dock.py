@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSlider, LineEdit, SpinBox, Widget
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
@@ -19,7 +20,7 @@ from . import accept
 from .choices import LayerChoice
 from .dock import Dock
 from .marks import is_scratch
-from .preview_model import ALIGN, PRIOR, SHOW
+from .preview_model import ALIGN, NO_MODEL, PRIOR, SHOW
 
 if TYPE_CHECKING:
     import napari
@@ -71,13 +72,11 @@ class LivePreviewDock(Dock):
     def _build_choice(self) -> None:
         layers = self.viewer.layers
         self.target = LayerChoice(layers, _is_target, self.bindings, "choose a scan ...")
-        names = self.state.engine.models()
-        self.model = ComboBox(choices=names, nullable=not names)
-        if self.preview.model not in names:
-            self.preview.model = names[0] if names else ""
+        self.model = ComboBox(choices=lambda _: self.state.engine.models() or [NO_MODEL])
+        if self.preview.model not in self.model.choices:
+            self.preview.model = self.model.choices[0]
         self.bindings.two_way(self.target, self.preview, "target")
-        if names:
-            self.bindings.two_way(self.model, self.preview, "model")
+        self.bindings.two_way(self.model, self.preview, "model")
         self.column.addLayout(_form({"Target": self.target, "Model": self.model}))
 
     def _build_running(self) -> None:
@@ -172,6 +171,11 @@ class LivePreviewDock(Dock):
         self.column.addLayout(line)
 
     # ---- acting
+
+    def showEvent(self, event: QShowEvent) -> None:
+        # Weights may have been imported since the dock was last looked at.
+        self.model.reset_choices()
+        super().showEvent(event)
 
     def _set_live(self, live: bool) -> None:
         self.preview.live = live

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ALIGN = ("auto", "affine", "rigid", "none")
 PRIOR = ("auto", "vote", "none")
 SHOW = ("labels", "probability")
+NO_MODEL = ""
 
 #: changes of these ask for another prediction
 ASKING = ("target", "model", "levels", "align", "prior", "mini_context")
@@ -64,7 +65,7 @@ class PreviewModel:
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
     target: Image | None = None
-    model: str = ""
+    model: str = NO_MODEL
     live: bool = False
     debounce: int = 300
     levels: int = 0

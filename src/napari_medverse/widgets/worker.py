@@ -135,6 +135,14 @@ class InferenceWorker:
         with self._condition:
             self._cancel_all()
 
+    def cancel_errands(self) -> None:
+        """Stop and forget errands only."""
+        with self._condition:
+            for errand in (self._running, *self._errands):
+                if isinstance(errand, Errand):
+                    errand.cancel.cancel()
+            self._errands.clear()
+
     def stop(self, timeout: float = 0.0) -> None:
         """End the thread for good, waiting at most `timeout` seconds for its last window."""
         with self._condition:
