@@ -5,6 +5,7 @@ intensities (the mean target intensity at each of its own), so that demons, whic
 intensities, also serve across modalities. The field is smoothed until it folds nowhere.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ _SMOOTH = 1.0
 _BINS = 64
 _LEAST_VOLUME = 0.05
 _FADE = 3
+_LOCAL_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -154,18 +156,25 @@ def _field(vectors: np.ndarray, affine: np.ndarray, target: Scan) -> Field:
 
 
 def _unfolded(vectors: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Smooth a field until no voxel is turned inside out."""
-    while least_volume(vectors, scale) < _LEAST_VOLUME:
-        vectors = np.stack([ndimage.gaussian_filter(vectors[..., a], 1.0) for a in range(3)], -1)
-    return vectors
+    """Smooth a field, where it folds and around, until no voxel is turned inside out."""
+    for attempt in itertools.count():
+        folded = volumes(vectors, scale) < _LEAST_VOLUME
+        if not folded.any():
+            return vectors
+        smooth = np.stack([ndimage.gaussian_filter(vectors[..., a], 1.0) for a in range(3)], -1)
+        if attempt < _LOCAL_ATTEMPTS:
+            near = ndimage.binary_dilation(folded, iterations=2).astype(np.float32)
+            share = ndimage.uniform_filter(near, 3)[..., None]
+            smooth = share * smooth + (1 - share) * vectors
+        vectors = smooth
 
 
-def least_volume(vectors: np.ndarray, scale: np.ndarray) -> float:
-    """Return the smallest Jacobian determinant of index -> index + field; <= 0 is a fold."""
+def volumes(vectors: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return the Jacobian determinants of index -> index + field; <= 0 is a fold."""
     jacobian = np.stack(np.gradient(vectors, axis=(0, 1, 2)), axis=-1)
     jacobian /= np.asarray(scale, np.float32)
     jacobian += np.eye(3, dtype=np.float32)
-    return float(np.linalg.det(jacobian).min())
+    return np.linalg.det(jacobian)
 
 
 def _faded(vectors: np.ndarray, target: Scan) -> np.ndarray:

@@ -1,0 +1,81 @@
+"""The aligned label vote: a first guess of the target's label from registered context alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import MedverseError
+from .alignment import AlignedPair
+
+Triple = tuple[float, float, float]
+
+
+def label_vote(
+    aligned: Sequence[AlignedPair],
+    value: int,
+    weights: Sequence[float] | None = None,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    scale: Triple = (1.0, 1.0, 1.0),
+    offset: Triple = (0.0, 0.0, 0.0),
+) -> np.ndarray:
+    """Return the share of the pairs' votes for a label value.
+
+    A pair votes with its soft mask, and only where its own field of view reaches: what it does
+    not show it cannot deny.
+
+    Parameters
+    ----------
+    aligned
+        Pairs on one target's grid.
+    value
+        The label value.
+    weights
+        One number >= 0 per pair (see `similarity_weights`); None counts all alike.
+    shape, scale, offset
+        The grid (d, h, w), where target index = offset + scale * grid index; the target's own
+        where None.
+
+    Returns
+    -------
+    ndarray (d, h, w) float32
+        In 0..1; 0 where no pair reaches.
+
+    Raises
+    ------
+    MedverseError
+        No pairs, or weights that do not fit them.
+    """
+    if not aligned:
+        raise MedverseError("a vote needs at least one context pair")
+    weights = [1.0] * len(aligned) if weights is None else [float(w) for w in weights]
+    if len(weights) != len(aligned) or min(weights) < 0 or max(weights) == 0:
+        raise MedverseError(
+            f"a vote of {len(aligned)} pairs needs {len(aligned)} weights, none negative and not "
+            f"all 0; got {weights}"
+        )
+    shape = shape or aligned[0].target.shape
+    votes, voters = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for pair, weight in zip(aligned, weights, strict=True):
+        votes += weight * pair.mask_on(value, shape, scale, offset)
+        voters += weight * pair.seen_on(shape, scale, offset)
+    return np.clip(np.divide(votes, voters, out=votes, where=voters > 0), 0, 1)
+
+
+def similarity_weights(aligned: Sequence[AlignedPair], sharpness: float = 4.0) -> list[float]:
+    """Return a weight per pair that grows with its similarity to the target.
+
+    Parameters
+    ----------
+    sharpness
+        The weight is similarity ** sharpness; 0 counts all alike.
+
+    Returns
+    -------
+    list of float
+        Positive, at most 1. A pair whose similarity is unknown counts like the middle one.
+    """
+    known = [pair.similarity for pair in aligned if np.isfinite(pair.similarity)]
+    middle = float(np.median(known)) if known else 1.0
+    found = [pair.similarity if np.isfinite(pair.similarity) else middle for pair in aligned]
+    return [float(np.clip(similarity, 0.01, 1.0) ** sharpness) for similarity in found]
