@@ -82,6 +82,10 @@ def test_a_set_is_a_list_of_pairs():
     assert [pair.name for pair in pairs] == ["z", "c"]
 
 
+def test_one_pair_alone_is_a_set_of_one():
+    assert len(ContextSet(good_pair())) == 1
+
+
 def nan_image():
     image = scan(SHAPE, 1).astype(float)
     image[0, 0, 0] = np.nan
@@ -117,6 +121,9 @@ BAD_PAIRS = [
     ),
     ("unknown task", lambda: ContextPair(scan(SHAPE, 1), scan(SHAPE, 1), "a", "video"), r"task mu"),
     ("no pair", lambda: ContextSet([scan(SHAPE, 1)]), r"context 1 is ndarray; give ContextPair"),
+    ("an array", lambda: ContextSet(scan(SHAPE, 1)), r"pairs are needed, got ndarray; give a list"),
+    ("nothing", lambda: ContextSet(None), r"context pairs are needed, got NoneType"),
+    ("a path", lambda: ContextSet("pairs/"), r"context pairs are needed, got str"),
     ("wrong tuple", lambda: ContextSet([(1, 2, 3)]), r"context 1 is tuple"),
 ]
 

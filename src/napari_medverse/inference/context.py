@@ -99,7 +99,7 @@ class ContextPair:
     def warnings(self) -> tuple[str, ...]:
         """What looks wrong with this pair, in words for the user; empty if nothing does."""
         found = []
-        if self.image.data.min() == self.image.data.max():
+        if self.image.constant:
             found.append("the image is constant")
         if self.task == "labels" and not self.classes:
             found.append("the label is empty")
@@ -142,6 +142,13 @@ class ContextSet(MutableSequence):
     """
 
     def __init__(self, pairs: Iterable[ContextPair | tuple] = ()) -> None:
+        if isinstance(pairs, ContextPair):
+            pairs = [pairs]
+        if isinstance(pairs, np.ndarray | Volume | str) or not isinstance(pairs, Iterable):
+            raise MedverseError(
+                f"context pairs are needed, got {type(pairs).__name__}; "
+                "give a list of ContextPair(image, label)"
+            )
         self._pairs = [_as_pair(pair, index) for index, pair in enumerate(pairs)]
 
     def __len__(self) -> int:
@@ -213,7 +220,7 @@ class ContextSet(MutableSequence):
         """
         task = self.task
         for pair in self._pairs:
-            if pair.image.data.min() == pair.image.data.max():
+            if pair.image.constant:
                 raise MedverseError(
                     f"context pair {pair.title}: the image is constant, so nothing can be "
                     "learnt from it; remove the pair or choose another image"

@@ -64,13 +64,12 @@ def measure(
     MedverseError
         `kind` is unknown or the quantiles are not ascending in [0, 1].
     """
-    data = volume.data
-    low, high = float(data.min()), float(data.max())
+    low, high = volume.extremes
     if kind == "minmax":
         return Scaling(low, max(high - low, _SMALLEST_SPAN))
     if kind != "quantile" or not 0 <= quantiles[0] < quantiles[1] <= 1:
         raise MedverseError(f"cannot normalise by {kind!r} with quantiles {quantiles}")
-    below, above = _quantiles(data, quantiles)
+    below, above = _quantiles(volume.data, quantiles)
     if above - below < _SMALLEST_SPAN:
         return Scaling(low, max(high - low, _SMALLEST_SPAN))
     return Scaling(below, above - below, clip=True)

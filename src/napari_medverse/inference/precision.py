@@ -21,12 +21,14 @@ _PROBE_SECONDS = 0.5
 def computing(precision: str, device: str | torch.device) -> Iterator[None]:
     """Run network code without gradients, in fp32 ("exact") or bf16 autocast ("fast")."""
     kind = torch.device(device).type
-    with torch.inference_mode():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
         if precision == "fast":
-            with torch.autocast(kind, dtype=_fast_dtype(kind)):
-                yield
-        else:
-            yield
+            stack.enter_context(torch.autocast(kind, dtype=_fast_dtype(kind)))
+        elif kind == "cuda":
+            # Else convolutions round their inputs to 10 bits (TF32).
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        yield
 
 
 def prepare(network: torch.nn.Module, device: str | torch.device) -> torch.nn.Module:

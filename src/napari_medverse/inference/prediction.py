@@ -75,6 +75,8 @@ def predict(
     frame = deque(frames, maxlen=1).pop()
     single = model.kind == "neuroverse3d"
     values = on_target(frame, request.target.shape, nearest=single)
+    # The frame was ours alone: its read-only view need not be copied.
+    values.flags.writeable = True
     labels = None
     if request.task == "labels":
         labels = resolve_labels(values, request.classes, request.threshold, overwrite=single)
@@ -102,10 +104,10 @@ def on_target(frame: Frame, shape: tuple[int, int, int], nearest: bool = False) 
     Returns
     -------
     ndarray, float32
-        (C, D, H, W) or (D, H, W), like the frame's values.
+        (C, D, H, W) or (D, H, W), like the frame's values; a view where they are on it already.
     """
     if frame.values.shape[-3:] == tuple(shape):
-        return np.array(frame.values)
+        return frame.values.view()
     stacked = frame.values if frame.values.ndim == 4 else frame.values[None]
     if nearest:
         whole = torch.from_numpy(np.array(stacked))[None]

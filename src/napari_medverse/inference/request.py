@@ -86,7 +86,7 @@ class Request:
 
     def __post_init__(self) -> None:
         target = as_volume(self.target, "target")
-        if target.data.min() == target.data.max():
+        if target.constant:
             raise MedverseError(
                 f"{target.label}: every voxel of the target has the same value; choose another scan"
             )

@@ -8,7 +8,6 @@ import numpy as np
 from ..errors import MedverseError
 
 _NUMERIC_KINDS = "buif"
-_CHUNK_VOXELS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +98,32 @@ class Volume:
             object.__setattr__(self, "_key", content_key(self.data))
         return self.__dict__["_key"]
 
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """Smallest and largest value; computed once, on first use."""
+        if "_extremes" not in self.__dict__:
+            found = float(self.data.min()), float(self.data.max())
+            object.__setattr__(self, "_extremes", found)
+        return self.__dict__["_extremes"]
+
+    @property
+    def constant(self) -> bool:
+        """Whether all voxels have one value."""
+        low, high = self.extremes
+        return low == high
+
     def snapshot(self) -> "Volume":
         """Return a copy that later edits of the original array cannot reach."""
         return Volume(self.data.copy(), self.affine.copy(), self.name)
 
     def renamed(self, name: str) -> "Volume":
         """Return the same volume (array shared) under another name."""
-        return Volume(self.data, self.affine, name)
+        other = Volume(self.data, self.affine, name)
+        # What is known of the array stays known.
+        for fact in ("_key", "_extremes"):
+            if fact in self.__dict__:
+                object.__setattr__(other, fact, self.__dict__[fact])
+        return other
 
 
 def as_volume(value: "np.ndarray | Volume", name: str = "") -> Volume:
@@ -199,15 +217,11 @@ def _checked_affine(value: np.ndarray, label: str) -> np.ndarray:
 
 
 def _check_finite(volume: Volume) -> None:
-    if volume.data.dtype.kind != "f":
+    # A single NaN or infinity shows in the extremes, which are needed later anyway.
+    if volume.data.dtype.kind != "f" or all(np.isfinite(volume.extremes)):
         return
-    planes = max(1, _CHUNK_VOXELS // (volume.shape[1] * volume.shape[2]))
-    bad = sum(
-        int(np.count_nonzero(~np.isfinite(volume.data[start : start + planes])))
-        for start in range(0, volume.shape[0], planes)
+    bad = sum(int(np.count_nonzero(~np.isfinite(plane))) for plane in volume.data)
+    raise MedverseError(
+        f"{volume.label}: {bad} voxels are NaN or infinite; "
+        "replace them (numpy.nan_to_num) before use"
     )
-    if bad:
-        raise MedverseError(
-            f"{volume.label}: {bad} voxels are NaN or infinite; "
-            "replace them (numpy.nan_to_num) before use"
-        )
