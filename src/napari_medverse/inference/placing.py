@@ -9,6 +9,7 @@ import torch
 from . import normalise
 from .cache import FeatureCache
 from .grid import scale_and_shift, target_to_source, world_map
+from .levels import Level
 from .normalise import Scaling
 from .request import Request
 from .sampling import Bend
@@ -49,6 +50,7 @@ def place_pairs(
         to_source, bend, note = None, None, {}
         if aligned is not None:
             to_source, bend, note = _registered(request.target, aligned[number])
+            note["field"] = aligned[number].field
         if to_source is None:
             to_source = target_to_source(request.target, pair.image, request.placement)
         image_scale, label_scale = intensity(pair.image, settings, cache), Scaling(0.0, 1.0)
@@ -101,6 +103,26 @@ def share_scales(
             )
         )
     return PlacedImage(target.volume, scale, target.to_source), shared, scale
+
+
+def vote(pairs: list[PlacedPair], target: Volume, value: int, level: Level) -> torch.Tensor:
+    """Return the vote of the pairs that hold a class, as they are placed, on a level's grid.
+
+    See `prior.label_vote`; pairs that are more like the target count more.
+    """
+    # SimpleITK is slow to import and many requests do without.
+    from .prior import label_vote, similarity_weights
+
+    voters = [pair.as_aligned(target) for pair in pairs if value in pair.pair.classes]
+    share = label_vote(
+        voters,
+        value,
+        similarity_weights(voters),
+        shape=level.grid,
+        scale=level.grid_scale,
+        offset=level.grid_offset,
+    )
+    return torch.from_numpy(share)
 
 
 def intensity(volume: Volume, settings, cache: FeatureCache | None) -> Scaling:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +13,10 @@ from .context import ContextPair
 from .normalise import Scaling
 from .sampling import Bend, Convert, Mode, sample
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from ._registration_deform import Field
+    from .alignment import AlignedPair
 
 Indices = Sequence[np.ndarray]
 
@@ -118,6 +123,8 @@ class PlacedPair:
         Of the registration, None where none was asked for.
     message
         Why it was not aligned although this was asked for.
+    field
+        The displacement field of a deformable alignment.
     """
 
     pair: ContextPair
@@ -126,6 +133,19 @@ class PlacedPair:
     method: str = "none"
     similarity: float | None = None
     message: str = ""
+    field: "Field | None" = None
+
+    def as_aligned(self, target: Volume) -> "AlignedPair":
+        """Return the pair as the alignment's functions take it."""
+        from .alignment import AlignedPair, Alignment
+
+        to_world = self.pair.image.affine @ self.image.to_source @ np.linalg.inv(target.affine)
+        similarity = np.nan if self.similarity is None else self.similarity
+        return AlignedPair(
+            self.pair,
+            target,
+            Alignment(self.method, to_world, self.field, similarity=similarity),
+        )
 
     def report(self) -> dict:
         """Say in plain values how the pair came to the target's grid."""

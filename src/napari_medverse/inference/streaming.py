@@ -24,10 +24,9 @@ from .feedback import Feedback
 from .frames import Frame
 from .levels import Level
 from .normalise import Scaling
-from .placing import intensity, place_pairs, place_target, share_scales
+from .placing import intensity, place_pairs, place_target, share_scales, vote
 from .request import Request, make_request
 from .runner import WindowRunner
-from .sampling import Mode
 from .sources import PlacedImage, PlacedPair
 
 Progress = Callable[[int, int, str], None]
@@ -35,8 +34,8 @@ Progress = Callable[[int, int, str], None]
 DEFAULT_INTERVAL = 0.25
 # A partial frame may take this part of the time that the windows take.
 _FRAME_SHARE = 0.1
-# Who votes: correlation with the target at least, and how far below the best.
-_LEAST_SIMILARITY, _SIMILARITY_RANGE = 0.3, 0.3
+# No vote where no pair correlates with the target at least so much.
+_LEAST_SIMILARITY = 0.3
 
 
 def stream(
@@ -228,15 +227,12 @@ class _Run:
         """Return the first autoregressive context: the aligned label vote, or none."""
         if self.request.prior == "none" or engine.single or self.request.task == "image":
             return None
-        voters = self.runner.pairs
-        if self.request.prior == "auto":
-            voters = _alike(voters)
-        votes = []
-        for value in self.runner.classes:
-            able = [pair for pair in voters if value in pair.pair.classes]
-            if not able:
-                return None
-            votes.append(_vote(able, value, level, engine.mode))
+        if self.request.prior == "auto" and not _any_alike(self.runner.pairs):
+            return None
+        votes = [
+            vote(self.runner.pairs, self.request.target, value, level)
+            for value in self.runner.classes
+        ]
         return Feedback(None, torch.stack(votes), level.grid_to_target, level)
 
     def _feedback(self, engine: Engine, values: Tensor, level: Level, following: Level) -> Feedback:
@@ -306,20 +302,6 @@ class _Run:
             self.cancel.check()
 
 
-def _alike(pairs: list[PlacedPair]) -> list[PlacedPair]:
-    """Pairs whose image, as placed, was measured to be like the target."""
-    measured = [pair for pair in pairs if pair.similarity is not None]
-    if not measured:
-        return []
-    best = max(pair.similarity for pair in measured)
-    least = max(_LEAST_SIMILARITY, best - _SIMILARITY_RANGE)
-    return [pair for pair in measured if pair.similarity >= least]
-
-
-def _vote(pairs: list[PlacedPair], value: int, level: Level, mode: Mode) -> Tensor:
-    """Mean of the pairs' soft labels on a level's grid."""
-    indices = [np.arange(side) for side in level.grid]
-    total = torch.zeros(level.grid)
-    for pair in pairs:
-        total += pair.read_label(value, level.grid_to_target, indices, mode)
-    return total / len(pairs)
+def _any_alike(pairs: list[PlacedPair]) -> bool:
+    """Whether some pair's image, as placed, was measured to be like the target."""
+    return any((pair.similarity or 0.0) >= _LEAST_SIMILARITY for pair in pairs)
