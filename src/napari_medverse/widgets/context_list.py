@@ -90,7 +90,7 @@ def remark(row: PairRow, problems: tuple[Problem, ...]) -> str:
     if row.facts is None or not row.facts.shape:
         return row.source.detail
     size = spacing_text(row.facts.spacing, row.facts.unit)
-    return f"{size} · {row.source.detail if row.alignment is None else row.alignment}"
+    return f"{size} · {row.source.detail if row.alignment is None else row.alignment.short}"
 
 
 def class_text(classes: tuple[int, ...]) -> str:

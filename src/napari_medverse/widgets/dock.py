@@ -18,6 +18,9 @@ from .state import ViewerState, state_of
 if TYPE_CHECKING:
     import napari
 
+#: pixels; lines that wrap need more than a layout's hint says
+ROOM_FOR_LINES = 30
+
 
 class Dock(QWidget):
     """A view of one viewer's state.
@@ -68,7 +71,7 @@ class Dock(QWidget):
 
     def minimumSizeHint(self) -> QSize:
         # A scroll area would ask for little, and docks in one column get what they ask for.
-        height = min(self._content.sizeHint().height(), self.least_height)
+        height = min(self._content.sizeHint().height() + ROOM_FOR_LINES, self.least_height)
         return QSize(self._content.minimumSizeHint().width(), height)
 
     def event(self, event: QEvent) -> bool:
@@ -82,6 +85,8 @@ class Dock(QWidget):
 
     def say(self, text: str, problem: bool = False) -> None:
         """Show a line at the dock's end; an empty text hides it."""
+        if text == self.message.text():
+            return
         self.message.setText(text)
         self.message.setVisible(bool(text))
         colour = self.colour("warning" if problem else "text")

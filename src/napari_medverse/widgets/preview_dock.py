@@ -195,9 +195,9 @@ class LivePreviewDock(Dock):
         preview = self.preview
         running = preview.state == "running"
         self.cancel.setEnabled(running)
-        self.bar.setValue(round(1000 * preview.fraction))
         # Busy until the first window is done; a spinner must not outlive an error.
         self.bar.setRange(0, 0 if running and preview.fraction == 0 else 1000)
+        self.bar.setValue(round(1000 * preview.fraction))
         self.line.setText(preview.line or " ")
         if preview.state == "failed":
             self.say(preview.error, problem=True)

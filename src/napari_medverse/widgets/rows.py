@@ -89,6 +89,13 @@ class AlignmentStatus:
         value = "" if self.similarity is None else f", similarity {self.similarity:.2f}"
         return f"{self.method}{value}"
 
+    @property
+    def short(self) -> str:
+        """The same for a narrow place: "affine 0.97"."""
+        if self.method == "none" or self.similarity is None:
+            return str(self)
+        return f"{self.method} {self.similarity:.2f}"
+
 
 @dataclass(eq=False)
 class PairRow:
