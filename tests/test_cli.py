@@ -216,6 +216,38 @@ def test_train_names_a_bad_config(tmp_path, capsys):
     assert "choose another" in fails(capsys, "train", "--config", config, "--out", blocked)
 
 
+def annotated_folder(folder, cases=3):
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+        for seed in range(cases):
+            scan(folder / kind / f"case{seed}.nii.gz", seed, kind == "labels")
+    return folder
+
+
+def test_evaluate_prints_a_table_and_writes_json(tmp_path, weights, capsys):
+    data = annotated_folder(tmp_path / "boxes")
+    arguments = ["evaluate", "--data", str(data), "--out", str(tmp_path / "out"), "--draws", "1"]
+    arguments += ["--contexts", "1,2", "--targets", "2", "--align", "none", "--model", str(weights)]
+    arguments += ["--baselines", "copy", "--image-tasks", "none"]
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert "boxes: dice" in table and "label copy" in table and "zero-shot" in table
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert {row["method"] for row in content["rows"]} == {"zero-shot", "label copy"}
+    assert {row["contexts"] for row in content["rows"]} == {1, 2}
+
+
+def test_evaluate_names_what_is_wrong(tmp_path, weights, capsys):
+    missing = tmp_path / "none"
+    arguments = ("evaluate", "--model", weights, "--data")
+    assert str(missing) in fails(capsys, *arguments, missing)
+    data = annotated_folder(tmp_path / "boxes", cases=2)
+    told = fails(capsys, *arguments, data, "--baselines", "guess")
+    assert "'guess' is no baseline; choose among copy, vote, forest, unet" in told
+    told = fails(capsys, *arguments, data, "--image-tasks", "sing")
+    assert "image task 'sing' is unknown" in told
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_debug_shows_where_the_error_came_from(tmp_path, files, place):
     arguments = ["predict", *files, "--out", str(tmp_path / "out.tif")]

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import Cancelled, MedverseError
-from . import demo, predict, train, weights
+from . import demo, evaluate, predict, train, weights
 
-_COMMANDS = (demo, predict, weights, train)
+_COMMANDS = (demo, predict, weights, evaluate, train)
 _INTERRUPTED = 130
 
 

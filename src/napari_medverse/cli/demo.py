@@ -73,7 +73,8 @@ def _run_headless(options: argparse.Namespace) -> None:
     cohort = sample_cohort(_PAIRS + 1)
     pairs = [ContextPair(image, label, image.name) for image, label in cohort[:_PAIRS]]
     target, truth = cohort[_PAIRS]
-    print(f"context: {', '.join(pair.name for pair in pairs)} (annotated); new: {target.name}")
+    names = ", ".join(pair.name for pair in pairs)
+    print(f"context: {names} (annotated); new: {target.name}", flush=True)
 
     began = time.perf_counter()
     prediction = predict_with_progress(options, target, pairs)
