@@ -1,6 +1,6 @@
 import pytest
-from conftest import TinyEngine, done
 
+from conftest import TinyEngine, done
 from napari_medverse.widgets import demo, state
 from napari_medverse.widgets.marks import role
 

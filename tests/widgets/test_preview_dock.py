@@ -251,3 +251,35 @@ def test_user_layers_are_left_alone_without_accept(live, viewer):
         image, labels = specimen(index)
         assert np.array_equal(viewer.layers[f"head {index + 1}"].data, image)
         assert np.array_equal(viewer.layers[f"head {index + 1} label"].data, labels)
+
+
+def test_image_to_image(viewer, state, preview_dock, qtbot):
+    from napari.layers import Image
+
+    layers = viewer.layers
+    layers.append(Image(specimen(0)[0] * 3 + 1, name="head 1 clean"))
+    state.context.add_pair(layers["head 1"], layers["head 1 clean"])
+    qtbot.waitUntil(lambda: not state.context.pending, timeout=TIMEOUT)
+    assert not preview_dock.threshold.enabled and not preview_dock.mapping.enabled
+    state.preview.prior = "auto"
+    preview_dock.target.value = layers["target"]
+    preview_dock.once.click()
+    qtbot.waitUntil(lambda: done(state), timeout=TIMEOUT)
+    (shown,) = previews(viewer)
+    assert isinstance(shown, Image) and shown.data.dtype == np.float32
+    values = shown.data.copy()
+    preview_dock.accept_add.click()
+    assert np.array_equal(layers["target result"].data, values)
+    assert state.context.rows[-1].source.label is layers["target result"]
+
+
+def test_multiscale_target(live, viewer, preview_dock, qtbot):
+    data = specimen(99)[0]
+    viewer.add_image([data, data[::2, ::2, ::2]], name="pyramid", multiscale=True)
+    expected = previews(viewer)[0].data.copy()
+    preview_dock.target.value = viewer.layers["pyramid"]
+    qtbot.waitUntil(lambda: done(live), timeout=TIMEOUT)
+    (shown,) = previews(viewer)
+    assert np.array_equal(shown.data, expected)
+    preview_dock.accept.click()
+    assert viewer.layers["pyramid label"].data.shape == data.shape

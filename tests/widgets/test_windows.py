@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 from specimens import fill_with_pairs
 
@@ -24,6 +25,21 @@ def previews(viewer):
     return [layer for layer in viewer.layers if role(layer) == "preview"]
 
 
+def test_a_stroke_in_the_window_changes_the_preview(live, viewer, qtbot):
+    before = previews(viewer)[0].data.copy()
+    run = live.preview.run_id
+    label = viewer.layers["head 1 label"]
+    viewer.layers.selection.active = label
+    label.mode, label.brush_size, label.n_edit_dimensions = "paint", 7, 3
+    with label.block_history():
+        for x in range(2, 6):
+            label.paint((2, 2, x), 1)
+            qtbot.wait(10)
+    qtbot.waitUntil(lambda: live.preview.run_id > run and done(live), timeout=TIMEOUT)
+    assert not np.array_equal(previews(viewer)[0].data, before)
+    assert viewer.layers.selection.active is label and label.mode == "paint"
+
+
 def test_closing_the_dock_ends_the_worker(live, viewer, preview_dock, engine, qtbot):
     engine.gate.clear()
     preview_dock.once.click()
@@ -31,7 +47,6 @@ def test_closing_the_dock_ends_the_worker(live, viewer, preview_dock, engine, qt
     viewer.window.remove_dock_widget(preview_dock)
     qtbot.waitUntil(lambda: not live.controller.worker_alive, timeout=TIMEOUT)
     assert not previews(viewer) and not live.preview.live
-    preview_dock.deleteLater()
     qtbot.wait(20)
 
 
@@ -39,7 +54,6 @@ def test_reopening_the_dock(live, viewer, preview_dock, qtbot):
     from napari_medverse.widgets import LivePreviewDock
 
     viewer.window.remove_dock_widget(preview_dock)
-    preview_dock.deleteLater()
     again = LivePreviewDock(viewer)
     viewer.window.add_dock_widget(again, name="Live preview again")
     assert again.target.value is viewer.layers["target"]
@@ -57,6 +71,17 @@ def test_closing_the_viewer_ends_all_threads(live, viewer, preview_dock, engine,
         return [t for t in threading.enumerate() if t.name.startswith("medverse")]
 
     qtbot.waitUntil(lambda: not ours(), timeout=TIMEOUT)
+
+
+def test_a_closed_dock_hears_nothing_more(live, viewer, preview_dock, qtbot):
+    heard = len(live.preview.events.threshold)
+    viewer.window.remove_dock_widget(preview_dock)
+    qtbot.wait(20)
+    assert len(live.preview.events.threshold) < heard
+    # The widgets are deleted by now: a slot left connected would raise.
+    live.preview.threshold = 0.3
+    live.preview.line = "still here"
+    viewer.add_image(np.zeros((3, 3, 3)))
 
 
 def test_two_viewers_share_nothing(live, viewer, make_napari_viewer, qtbot):

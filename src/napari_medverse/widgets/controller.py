@@ -16,6 +16,7 @@ from .frames import Picture
 from .preview_layers import PreviewLayer, aligned_layers
 from .preview_model import ASKING, PreviewModel, Result
 from .rows import PairRow
+from .settings import preferences
 from .snapshot import LayerRef
 from .watch import CHECK_DELAY, LayerWatch
 from .worker import Errand, Event, InferenceWorker
@@ -33,7 +34,7 @@ class PreviewController(QObject):
     Parameters
     ----------
     viewer
-        The viewer's model; kept weakly by the caller's choice of a proxy.
+        Its layer list and dims are kept, the viewer is not.
     context, preview
         The viewer's models.
     jobs
@@ -72,7 +73,6 @@ class PreviewController(QObject):
         if self.open:
             return
         self.open = True
-        # A closure over the signal only: the worker must not keep the controller alive.
         self._worker = InferenceWorker(self.engine, self._posted.emit)
         self.context.edited.connect(self._on_edited)
         self._watch.changed.connect(self._on_edited)
@@ -133,6 +133,7 @@ class PreviewController(QObject):
             self._worker.cancel()
             preview.rest(hint)
             return
+        self.engine.preferences = preferences()
         job = make_job(next(_run_ids), preview, self.context, self._dims, lambda: preview.threshold)
         self._pending = None
         preview.begin(job.run_id)

@@ -25,8 +25,8 @@ ROOM_FOR_LINES = 30
 class Dock(QWidget):
     """A view of one viewer's state.
 
-    napari takes a closed dock's widget out of the window without telling it and deletes it
-    with the window otherwise, so both the loss of the parent and the deletion count as closing.
+    napari takes a closed dock's widget out of the window without telling or deleting it, and
+    deletes it with the window otherwise: both the loss of the parent and the deletion close it.
     """
 
     previews = False
@@ -78,9 +78,9 @@ class Dock(QWidget):
         if event.type() == QEvent.Type.ParentChange:
             if self.parent() is not None:
                 self._was_docked = True
-                self.state.dock_opened(self._token, self.previews)
             elif self._was_docked:
-                self.state.dock_closed(self._token)
+                _released(self.state, self._token, self.bindings)
+                self.deleteLater()
         return super().event(event)
 
     def say(self, text: str, problem: bool = False) -> None:

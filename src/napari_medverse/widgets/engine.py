@@ -79,10 +79,15 @@ class LocalEngine:
             from ..inference.alignment import AlignmentCache
             from ..paths import cache_folder
 
-            self._cache = FeatureCache(self.preferences.memory_limit * 2**20)
+            self._cache = FeatureCache()
             # On disk, so that tomorrow's session need not register again.
             self._cache.alignments = AlignmentCache(cache_folder("alignments"))
+        self._cache.max_bytes = self.preferences.memory_limit * 2**20
         return self._cache
+
+    def release(self) -> None:
+        """Give the memory of model and cache back."""
+        self._model = self._cache = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,9 +63,11 @@ class LivePreviewDock(Dock):
             self.bindings.connect(getattr(events, name), self._show_state)
         self.bindings.connect(events.target, self._show_accept)
         self.bindings.connect(events.live, self._show_live)
+        self.bindings.connect(self.state.context.choice_changed, self._show_task)
         self._show_state()
         self._show_live()
         self._show_accept()
+        self._show_task()
 
     # ---- building
 
@@ -181,9 +183,10 @@ class LivePreviewDock(Dock):
         self.preview.live = live
 
     def _accept(self, add: bool) -> None:
-        self.attempt(
-            self.controller.accept, self.into.value, self.rule.value, self.mapping.value, add
-        )
+        chosen = (self.into.value, self.rule.value, self.mapping.value)
+        if self.state.context.task == "image":
+            chosen = (None, self.rule.value, "")
+        self.attempt(self.controller.accept, *chosen, add)
 
     def _can_take(self, layer: object) -> bool:
         target = self.preview.target
@@ -209,6 +212,12 @@ class LivePreviewDock(Dock):
     def _show_live(self, *_: object) -> None:
         if self.live.isChecked() != self.preview.live:
             self.live.setChecked(self.preview.live)
+
+    def _show_task(self, *_: object) -> None:
+        """Offer what makes sense: an image result has no threshold, classes or label layer."""
+        labels = self.state.context.task != "image"
+        for widget in (self.threshold, self.show_as, self.into, self.rule, self.mapping):
+            widget.enabled = labels
 
     def _show_accept(self, *_: object) -> None:
         self.into.refresh()

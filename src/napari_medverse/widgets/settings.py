@@ -13,6 +13,8 @@ class Preferences:
 
     Attributes
     ----------
+    cache_folder
+        "" for the operating system's own place.
     debounce
         Milliseconds without an edit before a preview starts.
     memory_limit
@@ -21,6 +23,7 @@ class Preferences:
 
     device: str = "auto"
     precision: str = "auto"
+    cache_folder: str = ""
     memory_limit: int = 2048
     debounce: int = 300
 
@@ -37,6 +40,7 @@ def preferences() -> Preferences:
     return Preferences(
         device=stored.engine.device,
         precision=stored.engine.precision,
+        cache_folder=stored.engine.cache_folder,
         memory_limit=stored.engine.memory_limit,
         debounce=stored.preview.debounce,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from typing import Any
 
 from qtpy.QtWidgets import QApplication
 
+from ..paths import CACHE_VARIABLE
 from .context_model import ContextSetModel
 from .controller import PreviewController
 from .engine import LocalEngine
@@ -27,6 +29,9 @@ class ViewerState:
 
     def __init__(self, viewer: Any) -> None:
         chosen = preferences()
+        if chosen.cache_folder:
+            # The rest of the package knows nothing of napari's preferences.
+            os.environ.setdefault(CACHE_VARIABLE, chosen.cache_folder)
         self.jobs = Jobs()
         self.context = ContextSetModel(self.jobs)
         self.preview = PreviewModel(debounce=chosen.debounce)
@@ -36,9 +41,7 @@ class ViewerState:
         )
         self._docks: dict[int, bool] = {}
         viewer.layers.events.removed.connect(self._on_layer_removed)
-        app = QApplication.instance()
-        if app is not None:
-            app.aboutToQuit.connect(self.shutdown)
+        QApplication.instance().aboutToQuit.connect(self.shutdown)
 
     def use_engine(self, engine: Any) -> None:
         """Run another engine from the next start on; for tests and remote engines."""
@@ -82,7 +85,8 @@ def state_of(viewer: Any) -> ViewerState:
     key = id(viewer)
     if key not in _states:
         _states[key] = ViewerState(viewer)
-        weakref.finalize(viewer, _forget, key)
+        # Not at exit: Qt is gone by then, and aboutToQuit has done it.
+        weakref.finalize(viewer, _forget, key).atexit = False
     return _states[key]
 
 
@@ -90,3 +94,4 @@ def _forget(key: int) -> None:
     state = _states.pop(key, None)
     if state is not None:
         state.shutdown()
+        QApplication.instance().aboutToQuit.disconnect(state.shutdown)

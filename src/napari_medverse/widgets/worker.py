@@ -193,6 +193,7 @@ class InferenceWorker:
                         self._unread = None
             del job
         self._cache = SnapshotCache()
+        self._engine.release()
 
     def _take(self) -> Job | Errand | None:
         with self._condition:
