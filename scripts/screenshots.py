@@ -51,7 +51,7 @@ def main() -> None:
 def take_pictures(viewer: napari.Viewer, state: ViewerState, folder: Path, timeout: float) -> None:
     """Photograph the first look, the finished preview in 2D and 3D, and both docks."""
     preview = state.preview
-    turn_events(timeout, lambda: state.controller.shown.layer is not None or preview.error)
+    turn_events(timeout, lambda: something_shown(state) or preview.error)
     turn_events(0.5)
     save(viewer, folder / "first-look.png")
     turn_events(timeout, lambda: preview.state in ("done", "failed"))
@@ -70,6 +70,11 @@ def take_pictures(viewer: napari.Viewer, state: ViewerState, folder: Path, timeo
     viewer.scene.camera.zoom *= 1.5
     turn_events(1)
     save(viewer, folder / "preview-3d.png")
+
+
+def something_shown(state: ViewerState) -> bool:
+    shown = state.controller.shown
+    return shown.layer is not None and not shown.blank
 
 
 def save(viewer: napari.Viewer, path: Path) -> None:

@@ -17,6 +17,8 @@ def test_run_once_shows_a_preview_over_the_target(filled, viewer, preview_dock, 
     selected = viewer.layers.selection.active
     preview_dock.once.click()
     assert filled.preview.state == "running" and preview_dock.cancel.isEnabled()
+    # The layer is there before the first window, and empty.
+    assert not previews(viewer)[0].data.any()
     qtbot.waitUntil(lambda: done(filled), timeout=TIMEOUT)
     (layer,) = previews(viewer)
     target = viewer.layers["target"]
@@ -122,6 +124,7 @@ def test_cancel_in_a_running_event_loop(filled, viewer, preview_dock, engine, qt
     qtbot.waitUntil(lambda: engine.windows > 0, timeout=TIMEOUT)
     preview_dock.cancel.click()
     assert filled.preview.state == "idle" and filled.preview.line == "cancelled"
+    assert not previews(viewer)
     qtbot.waitUntil(lambda: not filled.controller.busy, timeout=TIMEOUT)
     windows = engine.windows
     engine.gate.set()
@@ -196,6 +199,7 @@ def test_an_error_names_the_layer_and_stops_the_spinner(filled, viewer, preview_
     qtbot.waitUntil(lambda: filled.preview.state == "failed", timeout=TIMEOUT)
     assert "'target'" in preview_dock.message.text()
     assert preview_dock.bar.maximum() > 0 and not preview_dock.cancel.isEnabled()
+    assert not previews(viewer)
 
 
 def test_targets_are_scans_only(viewer, state, preview_dock, live):

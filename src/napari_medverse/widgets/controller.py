@@ -131,11 +131,14 @@ class PreviewController(QObject):
         hint = obstacle(preview, self.context)
         if hint:
             self._worker.cancel()
+            self._drop_blank()
             preview.rest(hint)
             return
         self.engine.preferences = preferences()
         job = make_job(next(_run_ids), preview, self.context, self._dims, lambda: preview.threshold)
         self._pending = None
+        if self.context.task == "labels":
+            self.shown.prepare(preview.target, preview.show, self._colormap())
         preview.begin(job.run_id)
         self._worker.submit(job)
 
@@ -145,6 +148,7 @@ class PreviewController(QObject):
         self._repaint.stop()
         self._worker.cancel()
         self._pending = None
+        self._drop_blank()
         self.preview.run_id = 0
         self.preview.rest("cancelled")
         self.finished.emit()
@@ -252,6 +256,7 @@ class PreviewController(QObject):
                 self.context.set_alignment(key, status)
         elif event.kind == "failed":
             self._repaint.stop()
+            self._drop_blank()
             preview.fail(event.text)
             self._notify(event)
             self.finished.emit()
@@ -290,6 +295,10 @@ class PreviewController(QObject):
         self._picture = self._pending = None
         self._repaint.stop()
         self.shown.remove()
+
+    def _drop_blank(self) -> None:
+        if self.shown.blank:
+            self.shown.remove()
 
     def _notify(self, event: Event) -> None:
         from napari.utils.notifications import show_error, show_warning

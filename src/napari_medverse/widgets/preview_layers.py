@@ -10,6 +10,7 @@ from napari.layers import Image, Labels
 from .frames import Picture
 from .geometry import level_transform
 from .marks import mark
+from .snapshot import LayerRef
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -29,11 +30,23 @@ class PreviewLayer:
     def __init__(self, layers: Any) -> None:
         self._layers = layers
         self.layer: Layer | None = None
+        self.blank = False
         self._target: Layer | None = None
         self._kind = ""
 
+    def prepare(self, target: Layer, show: str, colormap: Any | None) -> None:
+        """Add an empty label preview now, since napari takes long to add a layer.
+
+        Done before a run begins, the window does not stand still while it goes on.
+        """
+        kind = "labels" if show == "labels" else "image"
+        if self.layer is None or self._target is not target or self._kind != kind:
+            self.show(blank_picture(target), target, show, colormap)
+            self.blank = True
+
     def show(self, picture: Picture, target: Layer, show: str, colormap: Any | None = None) -> None:
         """Put a picture on the screen, without changing which layer is selected."""
+        self.blank = False
         kind = "labels" if picture.labels is not None and show == "labels" else "image"
         data = picture.labels if kind == "labels" else picture.values
         place = level_transform(target, picture.scale, picture.offset)
@@ -109,6 +122,20 @@ class PreviewLayer:
             self.layer.scale, self.layer.translate = place["scale"], place["translate"]
         # napari makes a layer editable again whenever its data is set.
         self.layer.editable = False
+
+
+def blank_picture(target: Layer) -> Picture:
+    """Return one empty voxel as large as the target."""
+    shape = np.array(LayerRef.of(target).shape, dtype=float)
+    return Picture(
+        labels=np.zeros((1, 1, 1), np.uint8),
+        values=np.zeros((1, 1, 1), np.float32),
+        winner=None,
+        classes=(),
+        scale=tuple(shape),
+        offset=tuple((shape - 1) / 2),
+        threshold=0.5,
+    )
 
 
 def aligned_layers(
