@@ -1,72 +1,7 @@
 """A tiny real network behind the docks, and viewers with specimens in them."""
 
-import threading
-import time
-
 import pytest
-from specimens import fill_with_pairs
-
-from napari_medverse.widgets.engine import LocalEngine
-
-
-class TinyEngine(LocalEngine):
-    """The real engine with a real network of a few hundred weights.
-
-    `gate`, when cleared, holds the worker before each window, so that tests can look at and
-    act on a run that is certainly under way.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-        self.gate.set()
-        self.align_gate = threading.Event()
-        self.align_gate.set()
-        self.loads = 0
-        self.windows = 0
-        self._tiny = None
-
-    def models(self):
-        return ["tiny", "broken"]
-
-    def load(self, name):
-        import torch
-
-        from napari_medverse.errors import CheckpointError
-        from napari_medverse.weights import Model, ModelConfig
-
-        if name == "broken":
-            raise CheckpointError("weights 'broken' are damaged; import them again.")
-        if self._tiny is None:
-            self.loads += 1
-            torch.manual_seed(0)
-            config = ModelConfig(
-                kind="medverse",
-                channels=(2, 3, 4),
-                tokens="block",
-                residual=True,
-                width=6,
-                blocks=2,
-                patch=(8, 8, 8),
-                resampling="area",
-            )
-            network = config.build().eval().requires_grad_(False)
-            self._tiny = Model("tiny", network, config, "tiny-weights", "cpu", "exact")
-        return self._tiny
-
-    def align(self, target, pair, method, cancel):
-        while not self.align_gate.wait(0.005):
-            cancel.check()
-        return super().align(target, pair, method, cancel)
-
-    def run(self, model, target, pairs, options, cancel, progress):
-        def gated(done, windows, text):
-            progress(done, windows, text)
-            self.windows += 1
-            while not self.gate.wait(0.005) and not cancel.cancelled:
-                time.sleep(0.001)
-
-        return super().run(model, target, pairs, options, cancel, gated)
+from widget_kit import TinyEngine, done, fill_with_pairs
 
 
 @pytest.fixture
@@ -126,11 +61,6 @@ def preview_dock(viewer, state, qtbot):
     dock = LivePreviewDock(viewer)
     show(dock, viewer, qtbot)
     return dock
-
-
-def done(state):
-    """Tell whether the preview is final and the worker at rest."""
-    return state.preview.state == "done" and not state.controller.busy
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 from napari.layers import Labels
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QFileDialog
-from specimens import specimen
+from widget_kit import specimen
 
 from napari_medverse.io.nifti import write_nifti
 from napari_medverse.widgets.context_list import count_text, spacing_text, tooltip

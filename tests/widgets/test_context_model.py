@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from napari.components import LayerList
 from napari.layers import Image, Labels
-from specimens import Stepwise, fill_with_pairs, specimen
+from widget_kit import Stepwise, fill_with_pairs, specimen
 
 from napari_medverse.errors import MedverseError
 from napari_medverse.io.nifti import write_nifti

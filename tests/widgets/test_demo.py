@@ -1,6 +1,6 @@
 import pytest
+from widget_kit import TinyEngine, done, specimen
 
-from conftest import TinyEngine, done
 from napari_medverse.widgets import demo, state
 from napari_medverse.widgets.marks import role
 
@@ -8,8 +8,6 @@ from napari_medverse.widgets.marks import role
 @pytest.fixture
 def small_cohort(monkeypatch):
     """Four small specimens instead of the sample heads, which take seconds to predict."""
-    from specimens import specimen
-
     from napari_medverse import Volume
 
     def cohort(n):

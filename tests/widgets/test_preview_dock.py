@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from specimens import specimen
+from widget_kit import done, specimen
 
-from conftest import done
 from napari_medverse.widgets.asking import visible_slice
 from napari_medverse.widgets.marks import role
 

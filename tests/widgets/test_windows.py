@@ -6,9 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from specimens import fill_with_pairs
+from widget_kit import done, fill_with_pairs
 
-from conftest import done
 from napari_medverse.widgets.marks import role
 
 TIMEOUT = 15000

@@ -5,9 +5,8 @@ import time
 
 import numpy as np
 import pytest
-from specimens import specimen
+from widget_kit import TinyEngine, specimen
 
-from conftest import TinyEngine
 from napari_medverse.widgets.snapshot import LayerRef, PairRef
 from napari_medverse.widgets.worker import InferenceWorker, Job
 
