@@ -105,22 +105,33 @@ def share_scales(
     return PlacedImage(target.volume, scale, target.to_source), shared, scale
 
 
-def vote(pairs: list[PlacedPair], target: Volume, value: int, level: Level) -> torch.Tensor:
+def vote(
+    pairs: list[PlacedPair],
+    target: Volume,
+    value: int,
+    level: Level,
+    rows: np.ndarray | None = None,
+) -> torch.Tensor:
     """Return the vote of the pairs that hold a class, as they are placed, on a level's grid.
 
-    See `prior.label_vote`; pairs that are more like the target count more.
+    See `prior.label_vote`; pairs that are more like the target count more. `rows` asks for some
+    consecutive indices of the first axis only.
     """
     # SimpleITK is slow to import and many requests do without.
     from .prior import label_vote, similarity_weights
 
     voters = [pair.as_aligned(target) for pair in pairs if value in pair.pair.classes]
+    shape, offset = level.grid, level.grid_offset
+    if rows is not None:
+        shape = (len(rows), *shape[1:])
+        offset = (offset[0] + float(rows[0]) * level.grid_scale[0], *offset[1:])
     share = label_vote(
         voters,
         value,
         similarity_weights(voters),
-        shape=level.grid,
+        shape=shape,
         scale=level.grid_scale,
-        offset=level.grid_offset,
+        offset=offset,
     )
     return torch.from_numpy(share)
 

@@ -123,6 +123,8 @@ class _Run:
         self.windows_before = 0
         self.windows_in_all = 0
         self.units = Scaling(0.0, 1.0)
+        # Whether the pairs' vote, the prior of the first level, goes on to guide the next ones.
+        self.guided = False
 
     def frames(self) -> Iterator[Frame]:
         self._check()
@@ -229,11 +231,16 @@ class _Run:
             return None
         if self.request.prior == "auto" and not _any_alike(self.runner.pairs):
             return None
-        votes = [
-            vote(self.runner.pairs, self.request.target, value, level)
-            for value in self.runner.classes
-        ]
-        return Feedback(None, torch.stack(votes), level.grid_to_target, level)
+        self.guided = True
+        return Feedback(None, self._votes(level), level.grid_to_target, level)
+
+    def _votes(self, level: Level) -> Tensor:
+        channels = range(len(self.runner.classes))
+        return torch.stack([self._vote(channel, level) for channel in channels])
+
+    def _vote(self, channel: int, level: Level, rows: np.ndarray | None = None) -> Tensor:
+        value = self.runner.classes[channel]
+        return vote(self.runner.pairs, self.request.target, value, level, rows)
 
     def _feedback(self, engine: Engine, values: Tensor, level: Level, following: Level) -> Feedback:
         target = self.runner.target
@@ -242,7 +249,12 @@ class _Run:
         if engine.published:
             coarse = fed.aligned_resize(coarse[None], level.size)[0]
             return fed.published_feedback(values, coarse, following)
-        return fed.native_feedback(values, coarse, level, following, self.request.task)
+        plain = fed.native_feedback(values, coarse, level, following, self.request.task)
+        if not self.guided:
+            return plain
+        return fed.GuidedFeedback(
+            plain, self._votes(level), lambda channel, rows: self._vote(channel, following, rows)
+        )
 
     def _on_own_grid(self, level: Level, canvas: Canvas) -> Tensor:
         values = canvas.values()

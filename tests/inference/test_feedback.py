@@ -1,0 +1,63 @@
+"""What a level hands to the next one."""
+
+import numpy as np
+import pytest
+import torch
+
+from napari_medverse.inference.feedback import GuidedFeedback, native_feedback
+from napari_medverse.inference.levels import plan_levels
+
+
+@pytest.fixture
+def levels():
+    return plan_levels((32, 32, 32), (1.0, 1.0, 1.0), (16, 16, 16), 8, None, None)
+
+
+def shell(level):
+    """A sheet one fine voxel thick, averaged to a level's grid: (d, h, w)."""
+    fine = torch.zeros(32, 32, 32)
+    fine[15] = 1
+    step = 32 // level.grid[0]
+    return torch.nn.functional.avg_pool3d(fine[None], step)[0]
+
+
+def test_a_thin_sheet_outlives_the_coarse_level(levels):
+    coarse, fine = levels
+    rows = [np.arange(side) for side in fine.grid]
+
+    def vote(channel, wanted):
+        return shell(fine)[wanted[0] : wanted[-1] + 1]
+
+    right = shell(coarse)[None]
+    plain = native_feedback(right, torch.zeros(coarse.grid), coarse, fine, "labels")
+    guided = GuidedFeedback(plain, right, vote)
+    assert plain.read_label(0, rows).max() <= 0.5
+    assert torch.allclose(guided.read_label(0, rows), shell(fine), atol=0.01)
+
+    # What the coarse level takes away or adds moves the vote.
+    for changed, lower in ((torch.zeros_like(right), True), (torch.ones_like(right), False)):
+        plain = native_feedback(changed, torch.zeros(coarse.grid), coarse, fine, "labels")
+        moved = GuidedFeedback(plain, right, vote).read_label(0, rows)
+        assert moved.min() >= 0 and moved.max() <= 1
+        inside = slice(4, 28)
+        change = (moved - shell(fine))[:, inside, inside]
+        assert (change <= 0).all() if lower else (change >= 0).all()
+        assert change.abs().max() > 0.15
+
+
+def test_guided_crops_and_identities(levels):
+    coarse, fine = levels
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(2, *coarse.grid, generator=generator)
+    votes = torch.rand(2, *fine.grid, generator=generator)
+    plain = native_feedback(values, torch.zeros(coarse.grid), coarse, fine, "labels")
+
+    def guided(cast):
+        return GuidedFeedback(plain, values, lambda c, rows: cast[c][rows[0] : rows[-1] + 1])
+
+    first, second = guided(votes), guided(votes.flip(0))
+    whole = first.read_label(1, [np.arange(side) for side in fine.grid])
+    part = first.read_label(1, [np.array([3, 9]), np.array([0, 0, 7]), np.arange(5, 9)])
+    assert torch.equal(part, whole[[3, 9]][:, [0, 0, 7]][:, :, 5:9])
+    assert first.identity(0) == guided(votes).identity(0) != second.identity(0)
+    assert first.identity(None) == plain.identity(None)
