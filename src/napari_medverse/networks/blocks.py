@@ -7,6 +7,8 @@ their tensors load by key.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -194,6 +196,77 @@ class ContextUp(nn.Module):
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
         return join(self.context_conv_layer.module, x, shortcut)
+
+
+class ContextUNet(nn.Module):
+    """The context branch, one set of weights for every pair.
+
+    Parameters
+    ----------
+    fused_stage
+        Makes the stage of a width that fuses a pair's map with the target's shortcut; the
+        bottleneck and the way up exchange nothing with the target.
+    inputs
+        Channels of an image and its label together.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        conv_layers: int,
+        fused_stage: Callable[[int], nn.Module],
+        inputs: int = 2,
+    ) -> None:
+        super().__init__()
+        reverse = channels[::-1]
+        self.context_embedding = PerPair(nn.Conv3d(inputs, channels[0], 1))
+        self.enc_blocks = nn.ModuleList(fused_stage(c) for c in channels[:-1])
+        self.enc_blocks.append(ContextStage(channels[-1], conv_layers))
+        self.downsample_blocks = nn.ModuleList(
+            ContextDown(c, n) for c, n in zip(channels, channels[1:], strict=False)
+        )
+        self.upsample_blocks = nn.ModuleList(
+            ContextUp(c, n) for c, n in zip(reverse, reverse[1:], strict=False)
+        )
+        self.dec_blocks = nn.ModuleList(ContextStage(c, conv_layers) for c in reverse[1:])
+
+    def forward(
+        self,
+        pairs: Tensor,
+        target_shortcuts: Sequence[Tensor],
+        *fusion: Tensor,
+        marker: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Return the map of every decoder stage, bottleneck first, (B L, C, d, h, w).
+
+        Parameters
+        ----------
+        pairs
+            Images and labels as channels, (B L, inputs, D, H, W).
+        target_shortcuts
+            The target's maps, fine to coarse, (B, C, ...).
+        *fusion
+            Passed on to every fused stage.
+        marker
+            The autoregressive embedding e of Medverse's equation 1, (C,), or None. The
+            published code adds it after the first block, hence also to the stored shortcut.
+        """
+        x = self.context_embedding(pairs)
+        shortcuts = []
+        for stage, down, shared in zip(
+            self.enc_blocks, self.downsample_blocks, target_shortcuts, strict=False
+        ):
+            x = stage(x, shared, *fusion)
+            if marker is not None and not shortcuts:
+                x = x + marker.to(x.dtype).view(1, -1, 1, 1, 1)
+            shortcuts.append(x)
+            x = down(x)
+        x = self.enc_blocks[-1](x)
+        maps = [x]
+        for up, stage in zip(self.upsample_blocks, self.dec_blocks, strict=True):
+            x = stage(up(x, shortcuts.pop()))
+            maps.append(x)
+        return maps
 
 
 class OutputBlock(nn.Module):

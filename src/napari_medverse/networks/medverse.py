@@ -16,9 +16,8 @@ from ..errors import MedverseError
 from . import prototypes as proto
 from .base import ContextNetwork
 from .blocks import (
-    ContextDown,
     ContextStage,
-    ContextUp,
+    ContextUNet,
     OutputBlock,
     PerPair,
     ResidualUnit,
@@ -88,59 +87,6 @@ class FusedTargetStage(nn.Module):
         h = self.target_conv(x)
         answer = self.cross_attention(h, contexts, own, positions)
         return F.gelu(h + join(self.final_conv, answer, h))
-
-
-class ContextUNet(nn.Module):
-    """The context branch, shared by semantic and autoregressive pairs."""
-
-    def __init__(
-        self, channels: tuple[int, ...], conv_layers: int, bam: BamOptions, inputs: int
-    ) -> None:
-        super().__init__()
-        reverse = channels[::-1]
-        self.context_embedding = PerPair(nn.Conv3d(inputs, channels[0], 1))
-        self.enc_blocks = nn.ModuleList(
-            FusedContextStage(c, conv_layers, bam) for c in channels[:-1]
-        )
-        self.enc_blocks.append(ContextStage(channels[-1], conv_layers))
-        self.downsample_blocks = nn.ModuleList(
-            ContextDown(c, n) for c, n in zip(channels, channels[1:], strict=False)
-        )
-        self.upsample_blocks = nn.ModuleList(
-            ContextUp(c, n) for c, n in zip(reverse, reverse[1:], strict=False)
-        )
-        self.dec_blocks = nn.ModuleList(ContextStage(c, conv_layers) for c in reverse[1:])
-
-    def forward(
-        self,
-        pairs: Tensor,
-        target: TargetFeatures,
-        own: Tensor,
-        targets: Tensor,
-        marker: Tensor | None,
-    ) -> list[Tensor]:
-        """Return the map of every decoder stage, bottleneck first, (B L, C, d, h, w).
-
-        ``pairs`` are images and labels as two channels, (B L, 2, D, H, W).
-        ``marker`` is the autoregressive embedding e of equation 1, or None. The published
-        code adds it after the first block, hence also to the stored shortcut.
-        """
-        x = self.context_embedding(pairs)
-        shortcuts = []
-        for stage, down, shared in zip(
-            self.enc_blocks, self.downsample_blocks, target.shortcuts, strict=False
-        ):
-            x = stage(x, shared, own, targets)
-            if marker is not None and not shortcuts:
-                x = x + marker.to(x.dtype).view(1, -1, 1, 1, 1)
-            shortcuts.append(x)
-            x = down(x)
-        x = self.enc_blocks[-1](x)
-        maps = [x]
-        for up, stage in zip(self.upsample_blocks, self.dec_blocks, strict=True):
-            x = stage(up(x, shortcuts.pop()))
-            maps.append(x)
-        return maps
 
 
 class TargetDecoder(nn.Module):
@@ -252,7 +198,9 @@ class Medverse(ContextNetwork):
         self.image_context_embedding = nn.Parameter(torch.randn(channels[0]) * 0.02)
         folded = stem**3
         self.target_encoder = TargetEncoder(channels, conv_layers, folded)
-        self.context_unet = ContextUNet(channels, conv_layers, bam, 2 * folded)
+        self.context_unet = ContextUNet(
+            channels, conv_layers, lambda c: FusedContextStage(c, conv_layers, bam), 2 * folded
+        )
         outputs = (2 if residual else 1) * folded
         self.target_decoder = TargetDecoder(channels, conv_layers, bam, outputs, prototypes)
         if residual:
@@ -274,7 +222,7 @@ class Medverse(ContextNetwork):
         count = image.shape[1]
         pairs = stack_pairs(image, label)
         folded = pixel_unshuffle(pairs, self.stem)
-        maps = self.context_unet(folded, target, own, positions.target, marker)
+        maps = self.context_unet(folded, target.shortcuts, own, positions.target, marker=marker)
         statistics: tuple[Tensor, ...] = ()
         if self.prototypes and not autoregressive:
             statistics = self._prototype_statistics(pairs, count)

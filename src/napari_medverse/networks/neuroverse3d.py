@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from ..errors import MedverseError
 from .base import ContextNetwork
 from .blocks import (
-    ContextDown,
     ContextStage,
-    ContextUp,
+    ContextUNet,
     OutputBlock,
     PerPair,
     ResidualUnit,
@@ -51,40 +50,6 @@ class FusedTargetStage(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         h = self.target_conv(x)
         return F.gelu(h + join(self.combine_conv_target.module, context, h))
-
-
-class ContextUNet(nn.Module):
-    """The context branch; it returns the map of every decoder stage, coarse to fine."""
-
-    def __init__(self, channels: tuple[int, ...], conv_layers: int) -> None:
-        super().__init__()
-        reverse = channels[::-1]
-        self.context_embedding = PerPair(nn.Conv3d(2, channels[0], 1))
-        self.enc_blocks = nn.ModuleList(FusedContextStage(c, conv_layers) for c in channels[:-1])
-        self.enc_blocks.append(ContextStage(channels[-1], conv_layers))
-        self.downsample_blocks = nn.ModuleList(
-            ContextDown(c, n) for c, n in zip(channels, channels[1:], strict=False)
-        )
-        self.upsample_blocks = nn.ModuleList(
-            ContextUp(c, n) for c, n in zip(reverse, reverse[1:], strict=False)
-        )
-        self.dec_blocks = nn.ModuleList(ContextStage(c, conv_layers) for c in reverse[1:])
-
-    def forward(self, pairs: Tensor, target: TargetFeatures) -> list[Tensor]:
-        x = self.context_embedding(pairs)
-        shortcuts = []
-        for stage, down, shared in zip(
-            self.enc_blocks, self.downsample_blocks, target.shortcuts, strict=False
-        ):
-            x = stage(x, shared)
-            shortcuts.append(x)
-            x = down(x)
-        x = self.enc_blocks[-1](x)
-        maps = [x]
-        for up, stage in zip(self.upsample_blocks, self.dec_blocks, strict=True):
-            x = stage(up(x, shortcuts.pop()))
-            maps.append(x)
-        return maps
 
 
 class TargetDecoder(nn.Module):
@@ -131,7 +96,9 @@ class Neuroverse3D(ContextNetwork):
         channels = tuple(channels)
         self.divisor = 2 ** (len(channels) - 1)
         self.target_encoder = TargetEncoder(channels, conv_layers)
-        self.context_unet = ContextUNet(channels, conv_layers)
+        self.context_unet = ContextUNet(
+            channels, conv_layers, lambda c: FusedContextStage(c, conv_layers)
+        )
         self.target_decoder = TargetDecoder(channels, conv_layers)
 
     def encode_target(self, target: Tensor) -> TargetFeatures:
@@ -144,7 +111,7 @@ class Neuroverse3D(ContextNetwork):
         """Encode a group of pairs, (B, L, 1, D, H, W) each, to their mean maps (equation 1)."""
         if autoregressive:
             raise MedverseError("Neuroverse3D takes no autoregressive pair; use Medverse weights.")
-        maps = self.context_unet(stack_pairs(image, label), target)
+        maps = self.context_unet(stack_pairs(image, label), target.shortcuts)
         count = image.shape[1]
         return ContextFeatures(tuple(mean_over_pairs(m, count) for m in maps), count)
 

@@ -13,22 +13,12 @@ from torch import Tensor, nn
 from napari_medverse.errors import CheckpointError, MedverseError
 from napari_medverse.training.config import NetworkSettings, TrainingConfig
 from napari_medverse.training.standardise import standardise
+from napari_medverse.weights.config import ModelConfig
 
 
 def build_network(settings: NetworkSettings) -> nn.Module:
     """Construct the network a config describes."""
-    from napari_medverse.networks import Medverse, Neuroverse3D
-
-    if settings.kind == "neuroverse3d":
-        return Neuroverse3D(settings.channels, settings.conv_layers)
-    return Medverse(
-        settings.channels,
-        settings.conv_layers,
-        tokens=settings.tokens,
-        prototypes=settings.prototypes,
-        residual=settings.residual,
-        stem=settings.stem,
-    )
+    return ModelConfig(**settings.model_dump()).build()
 
 
 def new_network(config: TrainingConfig) -> nn.Module:
