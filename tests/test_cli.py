@@ -13,7 +13,7 @@ import yaml
 from napari_medverse import samples
 from napari_medverse.cli import main
 from napari_medverse.errors import MedverseError
-from napari_medverse.io import read_nifti, write_nifti
+from napari_medverse.io import read_nifti, read_sidecar, write_nifti
 from napari_medverse.phantom import make_specimen
 from napari_medverse.weights import ModelConfig
 from napari_medverse.weights.importing import write as write_weights
@@ -89,6 +89,8 @@ def test_predict_writes_labels_and_provenance_on_the_target_grid(tmp_path, files
     assert values.shape == (18, 20, 22, 2) and values.dtype == np.float32
     np.testing.assert_array_equal(labels.data > 0, (values > 0.5).any(axis=-1))
     provenance = json.loads((tmp_path / "out.json").read_text())
+    assert {"software", "date", "model", "fingerprint", "pairs", "threshold"} <= provenance.keys()
+    assert read_sidecar(probability) == [provenance]
     assert provenance["files"] == [files[0], files[2], files[3], files[5], files[6]]
 
 

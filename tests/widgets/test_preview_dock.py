@@ -215,6 +215,7 @@ def test_accept_into_a_new_layer(live, viewer, preview_dock):
     assert np.array_equal(layer.data, np.where(expected == 2, 7, 0))
     (details,) = layer.metadata["napari-medverse"]["accepted"]
     assert details["model"] == "tiny" and details["fingerprint"] == "tiny-weights"
+    assert details["date"] and details["mapping"] == {1: 0, 2: 7}
     assert [pair["name"] for pair in details["pairs"]] == ["head 1", "head 2"]
 
 

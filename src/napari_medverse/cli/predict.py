@@ -1,7 +1,6 @@
 """``napari-medverse predict``: segment or transform one scan by the example of others."""
 
 import argparse
-import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +77,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     write_result(Path(options.out), prediction, target, inputs)
     if options.probability:
-        write_probability(Path(options.probability), prediction, target)
+        write_probability(Path(options.probability), prediction, target, inputs)
     print("\n".join(str(path) for path in outputs))
 
 
@@ -118,26 +117,23 @@ def write_result(
     path: Path, prediction: "Prediction", target: "Volume", inputs: list[Path]
 ) -> None:
     """Write labels or image, and its provenance as JSON beside it."""
-    from ..io import write_json, write_nifti
-    from ..io.nifti import stem
+    from ..io import write_nifti, write_sidecar
 
     if prediction.labels is None:
         write_nifti(path, prediction.probability, target.affine)
     else:
         write_nifti(path, prediction.labels, target.affine, labels=True)
-    provenance = {
-        **prediction.provenance,
-        "files": [str(file) for file in inputs],
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    write_json(path.with_name(f"{stem(path)}.json"), provenance)
+    write_sidecar(path, [prediction.provenance], files=[str(file) for file in inputs])
 
 
-def write_probability(path: Path, prediction: "Prediction", target: "Volume") -> None:
+def write_probability(
+    path: Path, prediction: "Prediction", target: "Volume", inputs: list[Path]
+) -> None:
     """Write the probability: (D, H, W) for one class, (D, H, W, classes) for several."""
-    from ..io import write_nifti
+    from ..io import write_nifti, write_sidecar
 
     values = prediction.probability
     if values.ndim == 4:
         values = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
     write_nifti(path, values, target.affine)
+    write_sidecar(path, [prediction.provenance], files=[str(file) for file in inputs])

@@ -1,6 +1,7 @@
 """The stream run to its end, on the target's grid."""
 
 from collections import deque
+from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -125,6 +126,7 @@ def provenance(model, request: Request, frame: Frame) -> dict:
     """Describe how a prediction came about, in plain values that JSON can hold."""
     return {
         "software": f"napari-medverse {__version__}",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model.name,
         "kind": model.kind,
         "fingerprint": model.fingerprint,

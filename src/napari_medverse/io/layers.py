@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import MedverseError
 from ..inference.context import judge_task
 from .nifti import NiftiContent, load, stem, write_nifti
+from .provenance import metadata_of, read_sidecar, records_of, write_sidecar
 
 LayerData = tuple[np.ndarray, dict[str, Any], str]
 
@@ -28,7 +29,8 @@ def read_layers(path: str | os.PathLike) -> list[LayerData]:
     A 3D file gives a 3D layer; several volumes in one file give a 4D layer with the
     volumes along the first axis. Files whose axes are stored in another order than
     the world's are transposed (never mirrored), as napari cannot slice them otherwise;
-    ``metadata["nifti"]["axes"]`` says how, and ``write_layer`` undoes it.
+    ``metadata["nifti"]["axes"]`` says how, and ``write_layer`` undoes it. A sidecar of
+    ours (see `io.provenance`) comes back as metadata.
 
     Raises
     ------
@@ -56,7 +58,10 @@ def read_layers(path: str | os.PathLike) -> list[LayerData]:
         "scale": scale,
         "affine": placement,
         "units": tuple(units),
-        "metadata": {"nifti": {"path": str(Path(path).absolute()), "axes": axes}},
+        "metadata": {
+            "nifti": {"path": str(Path(path).absolute()), "axes": axes},
+            **metadata_of(read_sidecar(path)),
+        },
     }
     if looks_like_labels(content, path):
         if data.dtype.kind == "f":
@@ -69,6 +74,9 @@ def write_layer(
     path: str | os.PathLike, data: Any, attributes: Mapping[str, Any], *, labels: bool
 ) -> str:
     """Write a layer's array with its place in the world, and return the path.
+
+    Where the layer's metadata tell how it was predicted, that is written beside it as JSON (see
+    `io.provenance`).
 
     Parameters
     ----------
@@ -106,6 +114,7 @@ def write_layer(
     if labels and array.dtype.itemsize == 8 and np.abs(array).max(initial=0) < 2**31:
         array = array.astype(np.int32)
     written = write_nifti(path, array, matrix, unit=unit, labels=labels, time_step=time_step)
+    write_sidecar(written, records_of(attributes.get("metadata")))
     return str(written)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..io.provenance import KEY
+
 if TYPE_CHECKING:
     from napari.layers import Layer
-
-KEY = "napari-medverse"
 
 
 def mark(role: str, **details: object) -> dict[str, object]:
