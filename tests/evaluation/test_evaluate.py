@@ -19,7 +19,7 @@ from napari_medverse.evaluation.baselines import (
 )
 from napari_medverse.evaluation.datasets import (
     DatasetSpec,
-    find_datasets,
+    every_value,
     read_specs,
     regrouped,
 )
@@ -28,6 +28,7 @@ from napari_medverse.evaluation.evaluate import Settings, evaluate
 from napari_medverse.evaluation.metrics import dice, psnr
 from napari_medverse.evaluation.table import format_summary, summarise
 from napari_medverse.inference import CancelToken, ContextPair, Volume
+from napari_medverse.io.datasets import find_datasets
 from napari_medverse.networks import Medverse
 
 SIDE = 24
@@ -99,8 +100,8 @@ def test_datasets_are_found_in_both_layouts(tmp_path):
     pair = found[0].cases[0].read()
     assert pair.classes == (1, 2)
     assert np.allclose(pair.image.spacing, 0.2)
-    assert found[0].spec([pair]).tasks == {"labels": {"shell": [1], "core": [2]}}
-    assert found[1].spec([pair]).tasks == {"labels": {"label 1": [1], "label 2": [2]}}
+    assert every_value(found[0], [pair]).tasks == {"labels": {"shell": [1], "core": [2]}}
+    assert every_value(found[1], [pair]).tasks == {"labels": {"label 1": [1], "label 2": [2]}}
     assert [d.name for d in find_datasets(tmp_path / "all" / "plain")] == ["plain"]
 
 
@@ -115,8 +116,9 @@ def test_datasets_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(MedverseError, match=r"case_1.nii.gz' has no label; expected '.*case_1"):
         find_datasets(tmp_path)
     (tmp_path / "set" / "images" / "case_1.nii.gz").unlink()
-    with pytest.raises(MedverseError, match="has 1 annotated scans; two at least"):
-        find_datasets(tmp_path)
+    with pytest.raises(MedverseError, match="has 1 annotated scans; 2 at least"):
+        find_datasets(tmp_path, at_least=2)
+    assert len(find_datasets(tmp_path)[0].cases) == 1
 
 
 def test_structures_are_unions_of_label_values(tmp_path):

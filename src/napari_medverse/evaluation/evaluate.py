@@ -18,9 +18,10 @@ from ..errors import MedverseError
 from ..inference import CancelToken, ContextPair, FeatureCache, Volume, predict
 from ..inference.alignment import AlignmentCache
 from ..io import write_json
+from ..io.datasets import Dataset, find_datasets
 from . import metrics
 from .baselines import FewShotUNet, PixelForest, aligned_vote, label_copy
-from .datasets import Dataset, DatasetSpec, find_datasets, read_specs, regrouped
+from .datasets import DatasetSpec, every_value, read_specs, regrouped
 from .degrade import DEGRADATIONS, unit_range
 from .table import format_summary, summarise
 
@@ -123,7 +124,7 @@ def evaluate(
     Parameters
     ----------
     data
-        See `datasets.find_datasets`.
+        See `io.datasets.find_datasets`; two cases at least.
     out
         Folder for `evaluation.json`, written anew after every dataset; None writes nothing.
     model
@@ -156,9 +157,9 @@ def evaluate(
         groups = read_specs(groups)
     say = say or (lambda line: None)
     report = Report(about=_about(model, data, settings, options))
-    for dataset in find_datasets(data):
+    for dataset in find_datasets(data, at_least=2):
         run = _Run(dataset, model, settings, cancel, say, options)
-        spec = (groups or {}).get(dataset.name) or dataset.spec(run.pairs)
+        spec = (groups or {}).get(dataset.name) or every_value(dataset, run.pairs)
         report.about["structures"][dataset.name] = spec.model_dump()["tasks"]
         for row in run.labels(spec):
             report.rows.append(row)

@@ -13,7 +13,7 @@ from ..errors import MedverseError
 from ..inference.volume import Volume
 from .atomic import replacing
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (".nii.gz", ".nii")
 LABEL_INTENT = 1002
 # NIfTI's names of its length units, ours, and how many millimetres each has.
 UNITS = {"mm": ("mm", 1.0), "micron": ("um", 1e-3), "meter": ("m", 1e3), "unknown": ("mm", 1.0)}

@@ -9,9 +9,10 @@ from qtpy.QtCore import QAbstractListModel, QEvent, QModelIndex, QPoint, QRect, 
 from qtpy.QtGui import QColor, QFont, QFontMetrics, QImage, QPainter, QPen
 from qtpy.QtWidgets import QStyle, QStyledItemDelegate
 
+from ..io.thumbnail import SIZE
 from .binding import Bindings
 from .context_model import ContextSetModel
-from .facts import THUMBNAIL, Problem
+from .facts import Problem
 from .rows import PairRow
 
 CARD_HEIGHT = 64
@@ -176,9 +177,9 @@ class CardDelegate(QStyledItemDelegate):
         self._paint_tick(painter, option.rect, row.enabled)
         picture = QRect(
             card.left() + 2 * MARGIN + TICK,
-            card.top() + (card.height() - THUMBNAIL) // 2,
-            THUMBNAIL,
-            THUMBNAIL,
+            card.top() + (card.height() - SIZE) // 2,
+            SIZE,
+            SIZE,
         )
         self._paint_thumbnail(painter, picture, row, dimmed)
         text = QRect(card)

@@ -8,17 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import MedverseError
-from ..inference import ContextPair, Volume
+from ..inference import ContextPair
 from ..inference.context import judge_task
+from ..io.thumbnail import thumbnail
 from .snapshot import PairRef
-
-THUMBNAIL = 48
-
-#: overlay colours of the thumbnail's classes, as seen by colour-blind eyes too
-COLOURS = np.array(
-    [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [213, 94, 0], [204, 121, 167]],
-    dtype=np.float32,
-)
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ def inspect_pair(ref: PairRef) -> PairFacts:
         ref.image.unit,
         pair.task,
         counts,
-        _thumbnail(pair.image, pair.label, pair.task),
+        thumbnail(pair.image, pair.label if pair.task == "labels" else None),
         tuple(problems),
         mark,
     )
@@ -116,33 +109,3 @@ def _count(label: np.ndarray) -> dict[int, int]:
         return {int(v): int(found[v]) for v in np.flatnonzero(found) if v > 0}
     values, counts = np.unique(label, return_counts=True)
     return {int(v): int(n) for v, n in zip(values, counts, strict=True) if v > 0}
-
-
-def _thumbnail(image: Volume, label: Volume, task: str) -> np.ndarray:
-    per_slice = np.count_nonzero(label.data, axis=(1, 2)) if task == "labels" else np.zeros(1)
-    index = int(per_slice.argmax()) if per_slice.any() else image.shape[0] // 2
-    rows, columns = _sample(image, axis=1), _sample(image, axis=2)
-    grey = image.data[index][np.ix_(rows, columns)].astype(np.float32)
-    low, high = np.percentile(grey, (1, 99))
-    grey = np.clip((grey - low) / max(high - low, 1e-9), 0, 1)
-    picture = np.repeat(grey[..., None] * 255, 3, axis=2)
-    if task == "labels":
-        values = label.data[index][np.ix_(rows, columns)].astype(np.int64)
-        inside = values > 0
-        tint = COLOURS[(values[inside] - 1) % len(COLOURS)]
-        picture[inside] = 0.45 * picture[inside] + 0.55 * tint
-    return _centred(picture.astype(np.uint8))
-
-
-def _sample(volume: Volume, axis: int) -> np.ndarray:
-    """Return the indices along an axis that fit the thumbnail, keeping the true aspect."""
-    lengths = np.asarray(volume.shape[1:]) * np.asarray(volume.spacing[1:])
-    pixels = max(1, round(THUMBNAIL * lengths[axis - 1] / lengths.max()))
-    return np.linspace(0, volume.shape[axis] - 1, pixels).round().astype(int)
-
-
-def _centred(picture: np.ndarray) -> np.ndarray:
-    square = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
-    top, left = ((THUMBNAIL - n) // 2 for n in picture.shape[:2])
-    square[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    return square
