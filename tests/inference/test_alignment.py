@@ -245,6 +245,34 @@ def test_cancel_is_obeyed_at_every_check():
         assert token.checks <= stop + 2
 
 
+def nearly_symmetric(seed: int, over: bool, degrees: float) -> ContextPair:
+    """An ellipsoid with a faint texture of its own kind, turned upside down where `over`, in noise.
+
+    Label 1 is its upper half in the ellipsoid's own coordinates, whichever way the texture lies.
+    """
+    index = np.indices((SIDE,) * 3) - (SIDE - 1) / 2
+    inside = sum((i / r) ** 2 for i, r in zip(index, (16, 12, 9), strict=True)) < 1
+    texture = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(inside.shape), 2)
+    texture = 0.1 * (texture[:, ::-1, ::-1] if over else texture) / texture.std()
+    image = inside * (0.6 + texture)
+    label = (inside & (index[2] > 0)).astype(np.uint8)
+    turn = Rotation.from_rotvec([np.deg2rad(degrees), 0, 0]).as_matrix()
+    centre = np.full(3, (SIDE - 1) / 2)
+    image = ndimage.affine_transform(image, turn, centre - turn @ centre, order=1)
+    label = ndimage.affine_transform(label, turn, centre - turn @ centre, order=0)
+    noise = np.random.default_rng(seed).standard_normal(image.shape)
+    return ContextPair((image + 0.1 * noise).astype(np.float32), label)
+
+
+def test_a_turn_that_hardly_gains_is_not_taken():
+    target = nearly_symmetric(1, over=False, degrees=0)
+    pair = nearly_symmetric(2, over=True, degrees=8)
+    aligned = align_pair(target.image, pair, "rigid")
+    # Lying upside down the textures would fit, but that is little beside the noise.
+    assert dice(aligned.label == 1, target.label.data == 1) > 0.9
+    assert aligned.transform[1, 1] > 0.9
+
+
 @pytest.fixture
 def counted(monkeypatch):
     calls = []

@@ -4,6 +4,8 @@
    level: the 24 axis-aligned ones and turns of 25 and 45 degrees from each.
 2. The best, far enough from one another, are refined as rigid motions on that level.
 3. The best of these are refined on a middle level, then as affine maps there and on a fine one.
+4. The placement as the scans lie is refined beside them. Many a brain looks nearly the same upside
+   down, so a turn is taken only where it is clearly better than no turn.
 
 Everything runs on one thread with fixed seeds: the same input gives the same matrix.
 Matrices map target world to moving world.
@@ -37,6 +39,12 @@ _SEED = 42
 # A scan is never this much larger or smaller than its neighbour; such a map is a failure.
 _STRETCH = 2.5
 _LEAST_OVERLAP = 0.2
+# A turned placement must leave at most this part of the dissimilarity of the unturned one.
+_TURNED = 0.8
+# It is beyond doubt, and the unturned one not refined to the end, below this part.
+_CLEARLY_TURNED = 0.5
+# Turns less far apart than this, in degrees, lead to the same place.
+_SAME = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ class Linear:
 
 
 def register_linear(
-    target: Scan, moving: Scan, *, affine: bool, metric: Metric, check: Check
+    target: Scan, moving: Scan, plain: np.ndarray, *, affine: bool, metric: Metric, check: Check
 ) -> Linear:
     """Find the rigid or affine map under which the moving scan resembles the target most.
 
@@ -58,6 +66,8 @@ def register_linear(
     ----------
     target, moving
         The scans.
+    plain
+        Target world to moving world of the scans as they lie.
     affine
         Also stretch and shear; the rigid map is kept where that does not gain.
     metric
@@ -76,19 +86,52 @@ def register_linear(
     starts = best_rotations(target, moving, coarse, metric, check)
     pair = _images(target, moving, coarse)
     found = _refined(starts, pair, 25, coarse, metric, check)
+    unturned = _refined([_unturned(target, moving, plain)], pair, 25, coarse, metric, check)
     pair = _images(target, moving, middle)
-    found = _refined(found[:_KEEP_MIDDLE], pair, 30, middle, metric, check)
-    if not found:
+    found = _refined(found[:_KEEP_MIDDLE], pair, 30, middle, metric, check)[:1]
+    unturned = _refined(unturned, pair, 30, middle, metric, check)
+    if not found + unturned:
         raise RegistrationFailure("no starting position overlaps enough to be refined")
     samples = Samples(target, moving)
-    candidates = [("rigid", matrix_of(found[0]))]
-    if affine:
-        stretched = itk_affine(candidates[0][1], target.centre)
-        _optimise(stretched, pair, 60, middle / 2, 0.01, metric, check)
-        pair = _images(target, moving, fine)
-        _optimise(stretched, pair, 30, fine / 2, 0.01, metric, check, share=_FINE_SHARE)
-        candidates.append(("affine", matrix_of(stretched)))
-    return _best(candidates, samples, metric)
+    placements = [matrix_of(transform) for transform in found + unturned]
+    if len(placements) == 2 and _is_settled(*placements, samples, metric):
+        placements = placements[:1]
+    results = []
+    fine_pair = _images(target, moving, fine) if affine else pair
+    for matrix in placements:
+        candidates = [("rigid", matrix)]
+        if affine:
+            stretched = itk_affine(matrix, target.centre)
+            _optimise(stretched, pair, 60, middle / 2, 0.01, metric, check)
+            _optimise(stretched, fine_pair, 30, fine / 2, 0.01, metric, check, share=_FINE_SHARE)
+            candidates.append(("affine", matrix_of(stretched)))
+        results.append(_best(candidates, samples, metric))
+    turned, *others = results
+    return turned if all(_is_better(turned, other, _TURNED) for other in others) else others[0]
+
+
+def _unturned(target: Scan, moving: Scan, plain: np.ndarray) -> sitk.VersorRigid3DTransform:
+    """Return the rigid start nearest to the placement as the scans lie."""
+    left, _, right = np.linalg.svd(plain[:3, :3])
+    rotation = left @ right
+    # A mirrored grid cannot be placed unturned; which start it gets then matters little.
+    if np.linalg.det(rotation) < 0:
+        rotation = np.eye(3)
+    return _rigid(rotation, target.centre, moving.centre)
+
+
+def _is_settled(turned: np.ndarray, unturned: np.ndarray, samples: Samples, metric: Metric) -> bool:
+    """Tell whether the unturned placement need not be refined: it is the same, or far worse."""
+    angle = np.trace(turned[:3, :3] @ unturned[:3, :3].T)
+    if angle > 1 + 2 * np.cos(np.deg2rad(_SAME)):
+        return True
+    apart = [1 - samples.compare(matrix, metric)[0] for matrix in (turned, unturned)]
+    return apart[0] < _CLEARLY_TURNED * apart[1]
+
+
+def _is_better(one: Linear, other: Linear, part: float) -> bool:
+    """Tell whether one leaves at most a part of the other's dissimilarity."""
+    return 1 - one.similarity < part * (1 - other.similarity)
 
 
 def _best(candidates: list[tuple[str, np.ndarray]], samples: Samples, metric: Metric) -> Linear:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -36,7 +37,7 @@ _DOUBTFUL = 0.5
 # What a registration must gain over the plain placement to be kept by "auto".
 _GAIN = 0.01
 # Part of every cache key: raise it when results change.
-_VERSION = 1
+_VERSION = 2
 Shape = tuple[int, int, int]
 Triple = tuple[float, float, float]
 
@@ -260,8 +261,8 @@ def _register(
     moving = scan(image)
     if grow[0, 0] != 1:
         moving = Scan(Volume(image.data, grow @ image.affine, image.name))
-    found = _linear(still, moving, method != "rigid", metric, check)
     plain = _plain(target, image)
+    found = _linear(still, moving, grow @ plain, method != "rigid", metric, check)
     before, _ = Samples(still, moving).compare(grow @ plain, found.metric)
     result = Alignment(
         found.kind,
@@ -282,17 +283,20 @@ def _register(
     return result
 
 
-def _linear(still: Scan, moving: Scan, affine: bool, metric: str, check: Check) -> Linear:
+def _linear(
+    still: Scan, moving: Scan, plain: np.ndarray, affine: bool, metric: str, check: Check
+) -> Linear:
+    register = partial(register_linear, still, moving, plain, affine=affine, check=check)
     if metric != "auto":
-        return register_linear(still, moving, affine=affine, metric=metric, check=check)
+        return register(metric=metric)
     try:
-        found = register_linear(still, moving, affine=affine, metric="correlation", check=check)
+        found = register(metric="correlation")
     except RegistrationFailure:
-        return register_linear(still, moving, affine=affine, metric="mutual", check=check)
+        return register(metric="mutual")
     if found.similarity >= _DOUBTFUL:
         return found
     try:
-        other = register_linear(still, moving, affine=affine, metric="mutual", check=check)
+        other = register(metric="mutual")
     except RegistrationFailure:
         return found
     # Both in terms of information, which is fair to either.
