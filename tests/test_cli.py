@@ -320,3 +320,27 @@ def test_installed_command_runs_and_stops_when_its_reader_leaves():
         ["bash", "-o", "pipefail", "-c", f"{listing} | true"], capture_output=True, text=True
     )
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_study_writes_its_results_and_goes_on_where_it_stopped(tmp_path, files, weights, capsys):
+    label = scan(tmp_path / "target_label.nii.gz", 0, True)
+    out = tmp_path / "study"
+    arguments = ["study", files[0], label, *files[1:], "--out", str(out), "--model", str(weights)]
+    arguments += ["--align", "none", "--no-surface", "--repeats", "2", "--leave-one-out"]
+    assert main([*arguments, "--sizes", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 3 predictions were there before" in said and "Dice" in said
+    assert sum("result" in line or "helps" in line for line in said.splitlines()) >= 2
+    assert main([*arguments, "--sizes", "1,2"]) == 0
+    assert "3 of 3 predictions were there before" in capsys.readouterr().out
+    assert len((out / "results.jsonl").read_text().splitlines()) == 3
+    told = json.loads((out / "study.json").read_text())
+    assert told["complete"] and told["about"]["targets"][0]["name"] == files[0]
+    assert (out / "study.csv").exists() and (out / "study.png").exists()
+
+
+def test_study_of_a_target_without_truth_in_common(tmp_path, files, weights, capsys):
+    label = tmp_path / "empty.nii.gz"
+    write_nifti(label, np.zeros((18, 20, 22), np.uint8), AFFINE)
+    arguments = ("study", files[0], label, *files[1:], "--out", tmp_path, "--model", weights)
+    assert "no class in common" in fails(capsys, *arguments)

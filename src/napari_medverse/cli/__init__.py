@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import Cancelled, MedverseError
-from . import demo, evaluate, predict, train, weights
+from . import demo, evaluate, predict, study, train, weights
 
-_COMMANDS = (demo, predict, weights, evaluate, train)
+_COMMANDS = (demo, predict, weights, evaluate, study, train)
 _INTERRUPTED = 130
 
 

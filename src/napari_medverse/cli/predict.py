@@ -103,14 +103,21 @@ def read_inputs(
     target: str, context: list[tuple[str, str]]
 ) -> tuple["Volume", list["ContextPair"]]:
     """Read the target and the pairs; volumes are named by the paths given, for messages."""
+    from ..io import read_nifti
+
+    pairs = read_pairs(context)
+    return read_nifti(target).renamed(target), pairs
+
+
+def read_pairs(files: list[tuple[str, str]]) -> list["ContextPair"]:
+    """Read pairs of image and label files."""
     from ..inference import ContextPair
     from ..io import read_nifti
 
-    pairs = [
+    return [
         ContextPair(read_nifti(image).renamed(image), read_nifti(label).renamed(label), image)
-        for image, label in context
+        for image, label in files
     ]
-    return read_nifti(target).renamed(target), pairs
 
 
 def write_result(

@@ -1,0 +1,54 @@
+"""A feature cache that keeps what the subsets of one target share."""
+
+from typing import Any
+
+from ..inference.cache import DEFAULT_BYTES, FeatureCache
+
+#: kinds that no other subset asks for again
+_OF_ONE_SUBSET = ("window outputs",)
+_CONTEXT, _TARGET = "context features", "target features"
+
+
+class StudyCache(FeatureCache):
+    """Keeps the features of the target and of every pair for all subsets of one target.
+
+    A preview's cache gives up what its last runs did not touch and values what is in view; here
+    every pair is asked for again sooner or later, and at every window alike. So nothing ages, the
+    budget goes to features alone, and where it is too small the first ones stay: an exchange would
+    only throw out what is wanted next.
+
+    Parameters
+    ----------
+    max_bytes
+        Budget; None takes the default of `FeatureCache`.
+    alignments
+        An `AlignmentCache`, kept from target to target.
+    """
+
+    def __init__(self, max_bytes: int | None = None, alignments: Any = None) -> None:
+        super().__init__(DEFAULT_BYTES if max_bytes is None else max_bytes)
+        self.alignments = alignments
+        self.refused = 0
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How often a pair's features were found, and how often they had to be computed."""
+        return self.hits[_CONTEXT], self.misses[_CONTEXT]
+
+    def begin_run(self) -> None:
+        """Do nothing: the runs of one target are one."""
+
+    def next_target(self) -> None:
+        """Forget the features of the former target."""
+        kept = self.alignments
+        self.clear()
+        self.alignments = kept
+        self.refused = 0
+
+    def put(self, key, value, nbytes: int, kind: str, rank: tuple) -> bool:
+        """See `FeatureCache.put`; the rank given is of a preview's order and is not used."""
+        if kind in _OF_ONE_SUBSET:
+            return False
+        stored = super().put(key, value, nbytes, kind, (kind != _TARGET,))
+        self.refused += not stored
+        return stored
