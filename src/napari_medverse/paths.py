@@ -5,7 +5,24 @@ from pathlib import Path
 
 import platformdirs
 
+from .errors import MedverseError
+
 CACHE_VARIABLE = "NAPARI_MEDVERSE_CACHE"
+
+
+def cache_path(*parts: str) -> Path:
+    """Return where the cache folder, or a sub-folder of it, is or would be.
+
+    For readers, and for writers that can do without: nothing is created.
+
+    Parameters
+    ----------
+    *parts
+        Names of nested sub-folders.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    root = Path(chosen) if chosen else Path(platformdirs.user_cache_dir("napari-medverse"))
+    return root.expanduser().joinpath(*parts)
 
 
 def cache_folder(*parts: str) -> Path:
@@ -21,11 +38,15 @@ def cache_folder(*parts: str) -> Path:
 
     Raises
     ------
-    OSError
-        The folder can be neither found nor created.
+    MedverseError
+        The folder can be neither found nor created; the message names it.
     """
-    chosen = os.environ.get(CACHE_VARIABLE)
-    root = Path(chosen) if chosen else Path(platformdirs.user_cache_dir("napari-medverse"))
-    folder = root.expanduser().joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_path(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MedverseError(
+            f"{folder}: this cache folder cannot be made ({error.strerror}); choose another in "
+            f"napari's Preferences, or by the environment variable {CACHE_VARIABLE}."
+        ) from error
     return folder

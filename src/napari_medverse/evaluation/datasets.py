@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, field_validator
 
-from ..errors import MedverseError
+from ..errors import MedverseError, first_reason
 from ..inference import ContextPair, Volume
 from ..io.datasets import Dataset
 
@@ -65,13 +65,7 @@ def read_specs(path: Path | str) -> dict[str, DatasetSpec]:
     except OSError as error:
         raise MedverseError(f"'{path}' cannot be read: {error.strerror or error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise MedverseError(
-            f"'{path}' is no table of structures: {place}: {first['msg']}"
-            if place
-            else f"'{path}' is no table of structures: {first['msg']}"
-        ) from error
+        raise MedverseError(f"'{path}' is no table of structures: {first_reason(error)}") from error
 
 
 def every_value(dataset: Dataset, pairs: list[ContextPair]) -> DatasetSpec:

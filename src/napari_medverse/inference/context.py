@@ -238,11 +238,14 @@ class ContextSet(MutableSequence):
             raise MedverseError(f"every label is empty ({names}): paint the structure in one")
         if classes is None:
             return present
+        if isinstance(classes, str) or not isinstance(classes, Iterable):
+            raise MedverseError(f"classes must be a list of label values, got {classes!r}")
         chosen = tuple(dict.fromkeys(classes))
         if not chosen:
             raise MedverseError(f"no class was chosen; the pairs hold {_listed(present)}")
         for value in chosen:
-            if isinstance(value, bool) or int(value) != value or value < 1:
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not number or not float(value).is_integer() or value < 1:
                 raise MedverseError(f"class {value!r} is not a positive whole number")
             if value not in present:
                 raise MedverseError(

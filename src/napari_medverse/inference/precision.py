@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..paths import cache_folder
+from ..paths import cache_path
 
 PRECISIONS = ("exact", "fast")
 
@@ -49,12 +49,13 @@ def resolve(precision: str, network: torch.nn.Module, device: str | torch.device
     if precision != "auto":
         return precision
     key = _machine(network, device)
-    path = cache_folder() / "precision.json"
+    path = cache_path("precision.json")
     known = _read(path)
     if known.get(key) not in PRECISIONS:
         known[key] = probe(network, device)
         # An answer that cannot be kept only costs a second the next time.
         with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".part")
             partial.write_text(json.dumps(known, indent=1))
             partial.replace(path)

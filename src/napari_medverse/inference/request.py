@@ -148,5 +148,6 @@ def _check_count(name: str, value: int) -> None:
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
         raise MedverseError(f"{name} must lie between {low} and {high}, got {value!r}")

@@ -1,6 +1,7 @@
 """A 3D array with its place in the world."""
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -171,6 +172,10 @@ def _named(name: str) -> str:
 
 
 def _checked_array(value: np.ndarray, label: str) -> np.ndarray:
+    if isinstance(value, str | os.PathLike):
+        raise MedverseError(
+            f"{label}: a path is no volume; read the file first (napari_medverse.io.read_nifti)"
+        )
     array = np.asarray(value)
     if array.dtype.kind not in _NUMERIC_KINDS:
         raise MedverseError(

@@ -1,6 +1,8 @@
 """NIfTI files through nibabel: array order and affine are nibabel's own."""
 
 import gzip
+import io
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ SUFFIXES = (".nii.gz", ".nii")
 LABEL_INTENT = 1002
 # NIfTI's names of its length units, ours, and how many millimetres each has.
 UNITS = {"mm": ("mm", 1.0), "micron": ("um", 1e-3), "meter": ("m", 1e3), "unknown": ("mm", 1.0)}
+# A NIfTI-2 header; the most that gzip can pack; what other programs may leave at a file's end.
+_HEADER, _GZIP_FACTOR, _TRAILING = 540, 1100, 2**20
 _CODES = {"mm": "mm", "um": "micron", "m": "meter", "pixel": "unknown"}
 
 
@@ -214,13 +218,36 @@ def _parse(path: Path) -> Any:
     import nibabel
 
     content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        # The whole file at once: only then is gzip's checksum compared.
-        content = gzip.decompress(content)
+    packed = content.startswith(b"\x1f\x8b")
+    stream = gzip.GzipFile(fileobj=io.BytesIO(content)) if packed else io.BytesIO(content)
+    start = stream.read(_HEADER)
     for image_class in (nibabel.Nifti1Image, nibabel.Nifti2Image):
-        if image_class.header_class.may_contain_header(content):
+        if image_class.header_class.may_contain_header(start):
+            stated = _stated_size(image_class.header_class, start, path)
+            if stated > len(content) * (_GZIP_FACTOR if packed else 1):
+                raise MedverseError(
+                    f"{path}: is damaged or cut short (its header states {stated:,} bytes, more "
+                    "than it can hold); copy or export it again."
+                )
+            content = start + stream.read(stated + _TRAILING - len(start))
+            # Reading to the end compares gzip's checksum, and finds files made to fill the memory.
+            if stream.read(1):
+                raise MedverseError(
+                    f"{path}: holds far more than the {stated:,} bytes that its header states; "
+                    "copy or export it again."
+                )
             return image_class.from_bytes(content)
     raise MedverseError(f"{path}: is not a NIfTI file despite its name; convert it to NIfTI.")
+
+
+def _stated_size(header_class: Any, start: bytes, path: Path) -> int:
+    """Return how many bytes a file must have by its header."""
+    header = header_class.from_fileobj(io.BytesIO(start), check=False)
+    shape = header.get_data_shape()
+    if any(side < 1 for side in shape):
+        raise MedverseError(f"{path}: holds no 3D volume, its shape is {shape}.")
+    voxels = math.prod(int(side) for side in shape)
+    return int(header["vox_offset"]) + voxels * int(header["bitpix"]) // 8
 
 
 def _check_path(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from napari_medverse.errors import MedverseError
+from napari_medverse.errors import MedverseError, first_reason
 
 Span = tuple[float, float]
 
@@ -193,9 +193,7 @@ def read_config(path: str | Path) -> TrainingConfig:
     except yaml.YAMLError as error:
         raise MedverseError(f"{path}: not valid YAML or JSON ({error}).") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise MedverseError(f"{path}: {where}: {first['msg']}.") from error
+        raise MedverseError(f"{path}: {first_reason(error)}.") from error
     if config.initial is None:
         return config
     return config.model_copy(update={"initial": (path.parent / config.initial).absolute()})

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_reason
 from .config import ModelConfig
 
 #: where Lightning's dictionary of hyper-parameters has lived; it is read as a plain dict
@@ -24,6 +25,10 @@ _ATTRIBUTE_DICTS = (
     "lightning.fabric.utilities.data.AttributeDict",
 )
 _SHOWN = 8
+# torch stores tensors uncompressed, so that an honest file unpacks to its own size.
+_INFLATION = 4
+# How a pickle begins: torch's older format is one.
+_PICKLED = b"\x80"
 
 
 def sha256_of(path: Path) -> str:
@@ -53,6 +58,7 @@ def read_pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     CheckpointError
         The file is damaged, holds code, or holds no state dict.
     """
+    _check_container(path)
     allowed = [argparse.Namespace, *((dict, name) for name in _ATTRIBUTE_DICTS)]
     try:
         with torch.serialization.safe_globals(allowed):
@@ -68,10 +74,12 @@ def read_pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no state dict; save one with torch.save.")
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds no state dict; save one with torch.save.")
     hyper_parameters = content.get("hyper_parameters", {})
     if isinstance(hyper_parameters, argparse.Namespace):
         hyper_parameters = vars(hyper_parameters)
-    state = content.get("state_dict", content)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors; save a state dict with torch.save.")
@@ -109,11 +117,19 @@ def published_config(
     code = tensors.get("target_code")
     if code is not None and code.ndim == 1:
         width = code.shape[0]
-    return ModelConfig(kind=kind, channels=channels, conv_layers=conv_layers, width=width)
+    try:
+        return ModelConfig(kind=kind, channels=channels, conv_layers=conv_layers, width=width)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path} describes no network of ours ({first_reason(error)}); fetch it again."
+        ) from error
 
 
 def load_strictly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a network that has exactly these keys and shapes.
+
+    A network on the meta device gets its memory here, after the check: a file may state sizes
+    that no memory holds.
 
     Raises
     ------
@@ -145,12 +161,35 @@ def load_strictly(network: nn.Module, tensors: dict[str, Tensor], path: Path) ->
         raise CheckpointError(
             f"{path} does not fit {type(network).__name__} ({'; '.join(parts)}).{hint}"
         )
+    if any(value.is_meta for value in network.parameters()):
+        network.to_empty(device="cpu")
     network.load_state_dict({name: value.float() for name, value in tensors.items()})
 
 
 def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Drop the prefix that Lightning puts before every key of the published files."""
     return {name.removeprefix("net."): value for name, value in tensors.items()}
+
+
+def _check_container(path: Path) -> None:
+    """Refuse what is no torch file, and archives that unpack to far more than they are."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > _INFLATION * path.stat().st_size:
+                raise CheckpointError(
+                    f"{path} unpacks to {unpacked / 1e6:.0f} MB, far more than weights of its size "
+                    "would, so it was not loaded. Get the file from its authors."
+                )
+        elif not start.startswith(_PICKLED):
+            raise CheckpointError(f"{path} is no torch checkpoint; fetch it again.")
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({_reason(error)}); fetch it again."
+        ) from error
 
 
 def _is_older_variant(own: dict[str, tuple], given: dict[str, tuple]) -> bool:
@@ -175,7 +214,7 @@ def _conv_layers(tensors: dict[str, Tensor]) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """First line of torch's long explanation."""
+    """First sentence of torch's long explanation."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     wanted = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
-    return (wanted or lines or [type(error).__name__])[0][:200]
+    return (wanted or lines or [type(error).__name__])[0].partition(". ")[0][:200].rstrip(".")

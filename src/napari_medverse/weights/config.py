@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 #: the key of the JSON in a safetensors file of ours
 METADATA_KEY = "napari_medverse"
+
+
+_Side = Annotated[int, Field(ge=1, le=1024)]
 
 
 class Normalisation(BaseModel):
@@ -41,15 +44,16 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["medverse", "neuroverse3d"]
-    channels: tuple[int, ...]
-    conv_layers: int = 2
+    # The bounds keep a hostile file from asking for a network that no memory holds.
+    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=2, max_length=12)
+    conv_layers: int = Field(2, ge=1, le=16)
     tokens: Literal["strided", "block"] = "strided"
     prototypes: bool = False
     residual: bool = False
-    stem: int = 1
-    width: int = 66
-    blocks: int = 4
-    patch: tuple[int, int, int] = (128, 128, 128)
+    stem: int = Field(1, ge=1, le=16)
+    width: int = Field(66, ge=1, le=4096)
+    blocks: int = Field(4, ge=1, le=64)
+    patch: tuple[_Side, _Side, _Side] = (128, 128, 128)
     normalisation: Normalisation = Normalisation()
     resampling: Literal["trilinear", "area"] = "trilinear"
     provenance: dict[str, Any] = {}

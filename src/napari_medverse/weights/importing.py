@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import CheckpointError
 from ..paths import cache_folder
 from . import checkpoint
@@ -55,7 +57,8 @@ def convert(path: Path) -> Path:
     converted = cache_folder("weights", "converted") / f"{source}.safetensors"
     if not converted.exists():
         tensors, config = read_tensors(path)
-        network = config.build()
+        with torch.device("meta"):
+            network = config.build()
         checkpoint.load_strictly(network, tensors, path)
         provenance = {
             **config.provenance,

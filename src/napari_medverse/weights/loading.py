@@ -81,7 +81,6 @@ def load_model(name_or_path: str | Path, device: str = "auto", precision: str = 
     tensors, config = read_tensors(path if path.suffix == ".safetensors" else convert(path))
     with torch.device("meta"):
         network = config.build()
-    network = network.to_empty(device="cpu")
     checkpoint.load_strictly(network, tensors, path)
     network = network.eval().requires_grad_(False)
     fingerprint = checkpoint.fingerprint(dict(network.state_dict()))

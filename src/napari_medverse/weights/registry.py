@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import CheckpointError, MedverseError
-from ..paths import cache_folder
+from ..errors import CheckpointError, MedverseError, first_reason
+from ..paths import cache_folder, cache_path
 from .config import METADATA_KEY, ModelConfig
 
 SHIPPED = Path(__file__).parent / "shipped"
+_NAMED = ("weights", "named")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def available() -> list[str]:
     """Return the names of all weights at hand, shipped ones first."""
     shipped = sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
-    named = sorted(path.stem for path in named_folder().glob("*.safetensors"))
+    # Not created for a look: shipped weights must do where the cache cannot be written.
+    named = sorted(path.stem for path in cache_path(*_NAMED).glob("*.safetensors"))
     return shipped + [name for name in named if name not in shipped]
 
 
 def named_folder() -> Path:
     """Return the folder of imported and adapted weights."""
-    return cache_folder("weights", "named")
+    return cache_folder(*_NAMED)
 
 
 def named_path(name: str) -> Path:
@@ -55,7 +56,7 @@ def find(name_or_path: str | Path) -> Path:
         Neither a known name nor an existing file.
     """
     text = str(name_or_path)
-    for folder in (SHIPPED, named_folder()):
+    for folder in (SHIPPED, cache_path(*_NAMED)):
         path = folder / f"{text}.safetensors"
         if _NAME.fullmatch(text) and path.exists():
             return path
@@ -93,10 +94,11 @@ def read_config(path: Path, metadata: dict[str, str]) -> ModelConfig | None:
     if METADATA_KEY not in metadata:
         return None
     try:
-        return ModelConfig.model_validate(json.loads(metadata[METADATA_KEY]))
-    except (ValueError, ValidationError) as error:
+        return ModelConfig.model_validate_json(metadata[METADATA_KEY])
+    except ValidationError as error:
         raise CheckpointError(
-            f"{path} was written by another version of napari-medverse: {error}"
+            f"{path} was written by another version of napari-medverse ({first_reason(error)}); "
+            "update napari-medverse, or fetch the file again."
         ) from error
 
 

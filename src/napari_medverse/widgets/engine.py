@@ -77,11 +77,11 @@ class LocalEngine:
         if self._cache is None:
             from ..inference import FeatureCache
             from ..inference.alignment import AlignmentCache
-            from ..paths import cache_folder
+            from ..paths import cache_path
 
             self._cache = FeatureCache()
             # On disk, so that tomorrow's session need not register again.
-            self._cache.alignments = AlignmentCache(cache_folder("alignments"))
+            self._cache.alignments = AlignmentCache(cache_path("alignments"))
         self._cache.max_bytes = self.preferences.memory_limit * 2**20
         return self._cache
 
