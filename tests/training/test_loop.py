@@ -12,6 +12,7 @@ from napari_medverse.training.config import TrainingConfig, read_config
 from napari_medverse.training.export import averaged_network, export_weights
 from napari_medverse.training.loader import make_batch
 from napari_medverse.training.loop import train
+from napari_medverse.training.objective import put_own_prediction
 from napari_medverse.training.state import (
     Average,
     averaged_parameters,
@@ -132,7 +133,7 @@ def test_own_prediction_takes_the_place_of_the_marked_priors(tmp_path):
     batch = make_batch(config, 0)
     assert batch.own.any() and not batch.own.all()
     before = batch.ar_label.clone()
-    run.put_own_prediction(batch)
+    put_own_prediction(run.bare, batch, config.mini_context)
     changed = (batch.ar_label != before).flatten(1).any(1)
     assert torch.equal(changed, batch.own)
     # a fresh residual network is undecided everywhere

@@ -33,13 +33,16 @@ class _Settings(BaseModel):
 class NetworkSettings(_Settings):
     """Constructor arguments of the network that is trained."""
 
-    kind: Literal["medverse", "neuroverse3d"] = "medverse"
+    kind: Literal["medverse", "neuroverse3d", "iris"] = "medverse"
     channels: tuple[int, ...] = (16, 32, 64)
     conv_layers: int = 2
     tokens: Literal["block", "strided"] = "block"
     prototypes: bool = True
     residual: bool = True
     stem: int = Field(1, ge=1)
+    queries: int = Field(10, ge=1, description="contextual tokens a class (iris)")
+    heads: int = Field(4, ge=1, description="attention heads (iris)")
+    embedding: int = Field(64, ge=1, description="length of a token (iris)")
 
 
 class AnatomySettings(_Settings):
@@ -111,6 +114,18 @@ class AutoregressiveSettings(_Settings):
     coarse_image: float = Field(0.5, description="probability of a down- and up-sampled image")
 
 
+class IrisSettings(_Settings):
+    """Multi-class episodes (Iris section 3.2.3): Iris alone is trained on them."""
+
+    classes: tuple[int, int] = Field((1, 6), description="fewest and most classes in an episode")
+    group: float = Field(0.25, description="probability that a class is several structures")
+    reuse: int = Field(3, ge=1, description="steps in which one cohort of specimens is used")
+    ensemble: float = Field(0.4, description="probability of a mean over all references")
+    perturb: float = Field(0.3, description="probability of an imperfect reference mask")
+    modality: float = Field(0.15, description="probability of another modality for an episode")
+    memory: float = Field(0.999, description="momentum of the class memory bank (equation 7)")
+
+
 class Stage(_Settings):
     """One stretch of the curriculum."""
 
@@ -134,6 +149,7 @@ class TrainingConfig(_Settings):
     image: ImageTaskSettings = ImageTaskSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     autoregressive: AutoregressiveSettings = AutoregressiveSettings()
+    iris: IrisSettings = IrisSettings()
     segmentation_share: float = Field(0.85, ge=0, le=1)
     data: tuple[Path, ...] = Field((), description="nnU-Net folders, a second source of episodes")
     data_share: float = Field(0.5, ge=0, le=1)
