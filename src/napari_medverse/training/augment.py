@@ -1,7 +1,8 @@
 """Image augmentation of an episode's pairs (Neuroverse3D supplement B.3).
 
-Plain numpy: at the rates and sizes of training, building a torchio subject costs more than the
-transform. Spatial changes go to image and label alike; intensity changes to the image only.
+Plain numpy rather than torchio, whose transforms draw from torch's global generator (a batch here
+is a function of config and step alone) and are mostly slower (``benchmarks/augmentation.py``).
+Spatial changes go to image and label alike; intensity changes to the image only.
 """
 
 from __future__ import annotations
