@@ -153,7 +153,7 @@ def test_predict_refuses_bad_outputs_before_working(tmp_path, files, capsys, out
     [
         ([], "arguments are required: COMMAND"),
         (["paint"], "invalid choice: 'paint'"),
-        (["predict", "a.nii"], "arguments are required: --context, --out"),
+        (["predict", "a.nii"], "arguments are required: --out"),
         (["predict", "a.nii", "--context", "b.nii", "--out", "c.nii"], "expected 2 arguments"),
         (
             ["predict", "a", "--context", "b", "c", "--out", "d", "--classes", "one"],

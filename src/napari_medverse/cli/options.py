@@ -11,13 +11,19 @@ from ..errors import MedverseError
 DEFAULT_MODEL = "medverse-mini"
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of weights, device and precision."""
+def add_model_options(
+    parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, otherwise: str = ""
+) -> None:
+    """Add the choice of weights, device and precision.
+
+    ``otherwise`` tells what is taken where there is no default name.
+    """
     parser.add_argument(
         "--model",
-        default=DEFAULT_MODEL,
+        default=default,
         metavar="M",
-        help="name of weights (see 'weights list') or a checkpoint file (default: %(default)s)",
+        help="name of weights (see 'weights list') or a checkpoint file "
+        f"(default: {default or otherwise})",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"

@@ -27,9 +27,21 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--context",
         nargs=2,
         action="append",
-        required=True,
+        default=[],
         metavar=("IMAGE", "LABEL"),
         help="an example; give it several times",
+    )
+    parser.add_argument(
+        "--bank",
+        metavar="B",
+        help="take examples from this bank: those most like TARGET (see 'bank --help')",
+    )
+    parser.add_argument(
+        "--top",
+        type=positive,
+        default=4,
+        metavar="K",
+        help="examples a class that --bank gives (default: %(default)s)",
     )
     parser.add_argument(
         "--out", required=True, metavar="OUT", help="the result, on the target's grid (.nii.gz)"
@@ -57,6 +69,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if not options.context and not options.bank:
+        raise MedverseError("give examples: --context IMAGE LABEL, or --bank B, or both")
     outputs = [Path(options.out)]
     if options.probability:
         outputs.append(Path(options.probability))
@@ -64,6 +78,11 @@ def _run(options: argparse.Namespace) -> None:
     for path in outputs:
         check_output(path, inputs)
     target, pairs = read_inputs(options.target, options.context)
+    if options.bank:
+        from .bank import bank_pairs
+
+        retrieved, files = bank_pairs(options, target)
+        pairs, inputs = [*pairs, *retrieved], [*inputs, *files]
 
     from .run import predict_with_progress
 

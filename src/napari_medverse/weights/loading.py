@@ -45,7 +45,7 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """ "medverse", "neuroverse3d" or "iris"."""
+        """ "medverse" or "neuroverse3d"."""
         return self.config.kind
 
 

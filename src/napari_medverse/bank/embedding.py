@@ -1,0 +1,320 @@
+"""From an annotated volume to the embeddings of its objects.
+
+Volumes are looked at whole, on a small grid whose axes run as nearly as they can along the
+world's: a scan embeds alike whichever way its file stores it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import MedverseError
+from ..inference import CancelToken, ContextPair, Volume
+from ..inference.grid import scale_and_shift
+from ..inference.normalise import measure
+from ..inference.sampling import sample
+from .entry import Space
+from .orientation import canonical, canonical_pair
+from .shape import FACTS, shape_facts
+
+if TYPE_CHECKING:
+    from ..weights import Model
+
+#: what the numbers of a search vector mean; to be raised when that changes
+_FEATURES_VERSION, _IRIS_VERSION = 1, 1
+#: weight of the shape facts beside the features
+_SHAPE_WEIGHT = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectEmbedding:
+    """What is known of one class of a volume.
+
+    Attributes
+    ----------
+    vector
+        (n,) float32 of unit length, to be compared by cosine.
+    task
+        (tokens, channels) float32.
+    """
+
+    class_id: int
+    vector: np.ndarray
+    task: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeEmbedding:
+    """The vector of a whole image, and the embeddings of its objects."""
+
+    image_vector: np.ndarray
+    objects: tuple[ObjectEmbedding, ...]
+
+
+class Embedder(Protocol):
+    """What fills and asks a bank.
+
+    Attributes
+    ----------
+    space
+        Fingerprint and sizes of the embeddings.
+    """
+
+    space: Space
+
+    def embed_image(self, image: Volume) -> np.ndarray:
+        """Return the (n,) search vector of a whole image."""
+
+    def embed(
+        self, image: Volume, label: Volume, classes: tuple[int, ...] | None = None
+    ) -> VolumeEmbedding:
+        """Embed the classes of an annotated volume; None means every value above 0."""
+
+    def first_mask(
+        self,
+        target: Volume,
+        reference: Callable[[], ContextPair],
+        tasks: Mapping[int, np.ndarray],
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> np.ndarray:
+        """Return rough labels of a target by the example of one reference.
+
+        Parameters
+        ----------
+        reference
+            Reads the reference; not called where its task embeddings are enough.
+        tasks
+            The reference's task embedding by class.
+
+        Returns
+        -------
+        ndarray
+            Integer labels on the target's grid.
+        """
+
+
+def embedder_for(model: Model, size: int | None = None) -> Embedder:
+    """Return the embedder of a model: Iris's task embeddings, or a context network's features.
+
+    Parameters
+    ----------
+    model
+        From `load_model`.
+    size
+        Voxels along the longest side of the grid that volumes are looked at on; the longest side
+        of the model's patch by default.
+    """
+    return (IrisEmbedder if model.kind == "iris" else FeatureEmbedder)(model, size)
+
+
+class _Looking:
+    """Bringing volumes to the model's grid."""
+
+    def __init__(self, model: Model, size: int | None) -> None:
+        self.model = model
+        self.size = size or max(model.config.patch)
+        self.divisor = model.network.divisor
+
+    def _grid(self, volume: Volume) -> tuple[int, ...]:
+        extent = np.asarray(volume.shape) * volume.spacing
+        sides = extent / extent.max() * self.size / self.divisor
+        return tuple(int(n) * self.divisor for n in np.maximum(1, sides.round()))
+
+    def _image(self, image: Volume, grid: tuple[int, ...]) -> Tensor:
+        """Return (1, 1, *grid) in [0, 1]."""
+        how = self.model.config.normalisation
+        scaling = measure(image, how.kind, (how.low, how.high))
+        return _resampled(image.data, scaling.apply, grid)[None, None].to(self.model.device)
+
+    def _masks(self, label: Volume, classes: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+        """Return (1, K, *grid): the share of every voxel that each class fills."""
+        masks = [
+            _resampled(label.data, lambda part, v=value: (part == v).astype(np.float32), grid)
+            for value in classes
+        ]
+        return torch.stack(masks)[None].to(self.model.device)
+
+    def _pair(
+        self, image: Volume, label: Volume, classes: tuple[int, ...] | None
+    ) -> tuple[Tensor, Tensor, tuple[int, ...], tuple[float, ...]]:
+        pair = ContextPair(image, label, image.name, task="labels")
+        chosen = pair.classes if classes is None else classes
+        if not chosen:
+            raise MedverseError(f"{pair.title}: the label is empty; paint the structure in it")
+        image, label = canonical_pair(pair)
+        grid = self._grid(image)
+        extent = np.asarray(image.shape) * image.spacing
+        steps = tuple(float(x) for x in extent / grid)
+        return self._image(image, grid), self._masks(label, chosen, grid), chosen, steps
+
+
+class FeatureEmbedder(_Looking):
+    """Embeddings from the target encoder of a context network (Medverse or Neuroverse3D).
+
+    An object's vector says how the encoder's features in it differ from those of the image as a
+    whole, channel by channel and scale by scale, and holds a few facts of its shape; where it lies
+    and how it is turned is left out. Not from a paper: it makes retrieval work with weights that
+    were not trained for it.
+    """
+
+    def __init__(self, model: Model, size: int | None = None) -> None:
+        super().__init__(model, size)
+        with torch.no_grad():
+            probe = torch.zeros(1, 1, *(self.divisor,) * 3, device=model.device)
+            channels = sum(m.shape[1] for m in self._maps(probe))
+        self.space = Space(
+            fingerprint=f"features-{_FEATURES_VERSION}-{self.size}:{model.fingerprint}",
+            model=model.name,
+            vector=channels + FACTS,
+            image_vector=2 * channels,
+            task=(1, channels + FACTS),
+        )
+
+    @torch.no_grad()
+    def embed_image(self, image: Volume) -> np.ndarray:
+        image = canonical(image)
+        maps = self._maps(self._image(image, self._grid(image)))
+        return _unit(torch.cat([_direction(m) for f in maps for m in _moments(f)]).cpu().numpy())
+
+    @torch.no_grad()
+    def embed(
+        self, image: Volume, label: Volume, classes: tuple[int, ...] | None = None
+    ) -> VolumeEmbedding:
+        values, masks, chosen, steps = self._pair(image, label, classes)
+        maps = self._maps(values)
+        moments = [_moments(f) for f in maps]
+        whole = torch.cat([_direction(m) for pair in moments for m in pair]).cpu().numpy()
+        objects = []
+        for number, value in enumerate(chosen):
+            mask = masks[:, number : number + 1]
+            parts = [
+                _direction((_mean_inside(f, mask) - mean) / (spread + 1e-6))
+                for f, (mean, spread) in zip(maps, moments, strict=True)
+            ]
+            looks = torch.cat(parts).cpu().numpy() / len(parts) ** 0.5
+            facts = shape_facts(mask[0, 0].cpu().numpy(), steps)
+            vector = _unit(np.concatenate([looks, _SHAPE_WEIGHT * facts]))
+            objects.append(ObjectEmbedding(value, vector, vector[None]))
+        return VolumeEmbedding(_unit(whole), tuple(objects))
+
+    def first_mask(
+        self,
+        target: Volume,
+        reference: Callable[[], ContextPair],
+        tasks: Mapping[int, np.ndarray],
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> np.ndarray:
+        from ..inference import predict
+
+        options: dict[str, Any] = {"classes": tuple(tasks), "cancel": cancel, "progress": progress}
+        # Registration makes up for there being one example only.
+        return predict(self.model, target, [reference()], **options).labels
+
+    def _maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        features = self.model.network.encode_target(image)
+        return (*features.shortcuts, features.bottleneck)
+
+
+class IrisEmbedder(_Looking):
+    """Iris's task embeddings (section 3.2.1), searched as its object-level retrieval does.
+
+    The search vector is the foreground token beside the mean of the contextual tokens, as the
+    mask decoder takes them.
+    """
+
+    def __init__(self, model: Model, size: int | None = None) -> None:
+        super().__init__(model, size)
+        encoding = model.network.task_encoding
+        queries, channels = encoding.queries.shape
+        self.space = Space(
+            fingerprint=f"iris-{_IRIS_VERSION}-{self.size}:{model.fingerprint}",
+            model=model.name,
+            vector=2 * channels,
+            image_vector=2 * channels,
+            task=(queries + 1, channels),
+        )
+
+    @torch.no_grad()
+    def embed_image(self, image: Volume) -> np.ndarray:
+        image = canonical(image)
+        return self._whole(self.model.network.encode_image(self._image(image, self._grid(image))))
+
+    @torch.no_grad()
+    def embed(
+        self, image: Volume, label: Volume, classes: tuple[int, ...] | None = None
+    ) -> VolumeEmbedding:
+        values, masks, chosen, _ = self._pair(image, label, classes)
+        features = self.model.network.encode_image(values)
+        tasks = self.model.network.encode_task(features, masks)[0].float().cpu().numpy()
+        objects = tuple(
+            ObjectEmbedding(v, _unit(np.concatenate([t[0], t[1:].mean(axis=0)])), t)
+            for v, t in zip(chosen, tasks, strict=True)
+        )
+        return VolumeEmbedding(self._whole(features), objects)
+
+    @torch.no_grad()
+    def first_mask(
+        self,
+        target: Volume,
+        reference: Callable[[], ContextPair],
+        tasks: Mapping[int, np.ndarray],
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> np.ndarray:
+        # The kept embeddings say it all: the reference's volumes are not needed (section 3.3).
+        image = canonical(target)
+        grid = self._grid(image)
+        network = self.model.network
+        features = network.encode_image(self._image(image, grid))
+        embeddings = torch.from_numpy(np.stack(list(tasks.values())))[None].to(self.model.device)
+        probability = torch.sigmoid(network.decode(features, embeddings))[0].cpu()
+        best, winner = probability.max(dim=0)
+        values = torch.tensor([0, *tasks])
+        labels = values[torch.where(best > 0.5, winner + 1, torch.zeros_like(winner))]
+        whole = F.interpolate(labels[None, None].float(), size=image.shape, mode="nearest")
+        back = canonical(Volume(whole[0, 0].numpy(), image.affine), like=target)
+        return back.data.astype(np.int32)
+
+    @staticmethod
+    def _whole(features: Any) -> np.ndarray:
+        return _unit(
+            torch.cat([_direction(m) for m in _moments(features.bottleneck)]).cpu().numpy()
+        )
+
+
+def _resampled(
+    array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray], grid: tuple[int, ...]
+) -> Tensor:
+    steps = np.asarray(array.shape) / grid
+    to_source = scale_and_shift(tuple(steps), tuple((steps - 1) / 2))
+    return sample(array, convert, to_source, [np.arange(n) for n in grid], "area")
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) of a map (1, C, d, h, w)."""
+    flat = features[0].float().flatten(1)
+    return flat.mean(dim=1), flat.std(dim=1)
+
+
+def _mean_inside(features: Tensor, mask: Tensor) -> Tensor:
+    """Mean (C,) of a map (1, C, d, h, w) over a mask (1, 1, D, H, W)."""
+    weight = F.adaptive_avg_pool3d(mask, features.shape[-3:])[0]
+    total = weight.sum().clamp_min(1e-12)
+    return (features[0].float() * weight).sum(dim=(1, 2, 3)) / total
+
+
+def _direction(vector: Tensor) -> Tensor:
+    return F.normalize(vector, dim=0)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
