@@ -13,7 +13,7 @@ from napari_medverse.networks.iris import foreground_embedding
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return Iris((4, 8, 16), queries=3, heads=2)
+    return Iris((4, 8, 16), queries=3, heads=2, width=8)
 
 
 def balls(batch, generator, side=16):
@@ -54,7 +54,7 @@ def test_embeddings_are_made_once_and_reused(network):
     reference, mask = balls(1, generator)
     queries, _ = balls(3, generator)
     task = network.encode_task(network.encode_image(reference), mask)
-    assert task.shape == (1, 2, 4, 16)
+    assert task.shape == (1, 2, 4, 8)
     for query in queries:
         kept = network.decode(network.encode_image(query[None]), task)
         torch.testing.assert_close(kept, network(query[None], reference, mask))
@@ -120,3 +120,41 @@ def test_every_parameter_receives_a_gradient(network):
 def test_shapes_that_do_not_fit_are_named(network, image, mask, message):
     with pytest.raises(MedverseError, match=message):
         network(torch.zeros(1, 1, 16, 16, 16), torch.zeros(image), torch.zeros(mask))
+
+
+def test_a_width_that_cannot_be_shuffled_is_refused():
+    with pytest.raises(MedverseError, match="multiple of 8"):
+        Iris((4, 8), width=12)
+
+
+@torch.no_grad()
+def test_features_are_centred_so_that_embeddings_of_classes_differ(network):
+    """Else every class's foreground embedding is nearly the mean of its volume."""
+    reference, mask = balls(4, torch.Generator().manual_seed(6))
+    common = network.encode_image(reference).common
+    torch.testing.assert_close(common.mean((2, 3, 4)), torch.zeros(4, 8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(common.var((2, 3, 4)), torch.ones(4, 8), atol=0.02, rtol=0)
+    everything = foreground_embedding(common, torch.ones_like(mask[:, :1]))
+    torch.testing.assert_close(everything, torch.zeros(4, 1, 8), atol=0.2, rtol=0)
+
+
+@torch.no_grad()
+def test_a_fresh_network_marks_what_looks_like_the_reference():
+    """The similarity reaches the logit before anything is learnt."""
+    torch.manual_seed(0)
+    network = Iris((8, 16), queries=2, heads=2, width=32)
+    reference, mask = balls(4, torch.Generator().manual_seed(7))
+    query, truth = balls(4, torch.Generator().manual_seed(8))
+    logits = network(query, reference, mask)
+    inside = (logits * truth).sum((0, 2, 3, 4)) / truth.sum((0, 2, 3, 4))
+    outside = (logits * (1 - truth)).sum((0, 2, 3, 4)) / (1 - truth).sum((0, 2, 3, 4))
+    assert (inside > outside + 1).all()
+
+
+def test_a_stem_folds_voxels_and_unfolds_the_masks():
+    torch.manual_seed(0)
+    network = Iris((4, 8), queries=2, heads=2, width=8, stem=2)
+    assert network.divisor == 4
+    query, truth = balls(1, torch.Generator().manual_seed(9))
+    assert network.encode_image(query).common.shape == (1, 8, 8, 8, 8)
+    assert network(query, query, truth).shape == truth.shape

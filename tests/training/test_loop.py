@@ -2,16 +2,22 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from napari_medverse.errors import Cancelled, CheckpointError, MedverseError
-from napari_medverse.training.config import TrainingConfig, read_config
+from napari_medverse.training.config import IMAGE_TASKS, TrainingConfig, read_config
 from napari_medverse.training.export import averaged_network, export_weights
 from napari_medverse.training.loader import make_batch
 from napari_medverse.training.loop import train
+from napari_medverse.training.objective import put_own_prediction
 from napari_medverse.training.state import (
     Average,
     averaged_parameters,
@@ -66,6 +72,10 @@ def test_a_run_leaves_checkpoint_config_and_metrics(finished):
     assert [r["step"] for r in validated] == ["3", "6"]
     for name in ("dice_vote", "dice_prior", "dice_aligned", "dice_unaligned"):
         assert all(0 <= float(r[name]) <= 1 for r in validated)
+    gains = [[float(r[f"psnr_gain_{name}"]) for name in IMAGE_TASKS] for r in validated]
+    for row, each in zip(validated, gains, strict=True):
+        assert len(set(each)) == len(IMAGE_TASKS)
+        assert float(row["psnr_gain"]) == pytest.approx(sum(each) / len(each), abs=1e-3)
     assert list((out / "tensorboard").iterdir())
 
 
@@ -78,6 +88,37 @@ def test_a_run_cut_short_ends_where_an_unbroken_one_does(finished, tmp_path):
     assert whole.keys() == broken.keys()
     for name in whole:
         torch.testing.assert_close(broken[name], whole[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_killed_run_resumes_to_the_end_of_an_unbroken_one(finished, tmp_path):
+    config = CONFIG.model_copy(update={"checkpoint_seconds": 0.0})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    out = tmp_path / "run"
+    script = (
+        "import sys; from napari_medverse.training import read_config, train; "
+        "train(read_config(sys.argv[1]), sys.argv[2])"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "config.json"), str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 300
+    while not checkpoints(out) and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    running.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    _, complaint = running.communicate()
+    reached = newest_checkpoint(out)
+    assert reached is not None, complaint.decode()
+    path = train(config, out, resume=True, progress=silent)
+    assert path.name == "checkpoint-00000006.pt"
+    whole, broken = (averaged_parameters(read_checkpoint(p)) for p in (finished[1], path))
+    for name in whole:
+        torch.testing.assert_close(broken[name], whole[name], atol=1e-5, rtol=1e-4)
+    with open(out / "metrics.csv", newline="") as file:
+        steps = [int(r["step"]) for r in csv.DictReader(file) if r["kind"] == "training"]
+    assert steps == [2, 4, 6]
 
 
 def test_resume_falls_back_on_the_checkpoint_before_a_damaged_one(finished, tmp_path):
@@ -132,7 +173,7 @@ def test_own_prediction_takes_the_place_of_the_marked_priors(tmp_path):
     batch = make_batch(config, 0)
     assert batch.own.any() and not batch.own.all()
     before = batch.ar_label.clone()
-    run.put_own_prediction(batch)
+    put_own_prediction(run.bare, batch, config.mini_context)
     changed = (batch.ar_label != before).flatten(1).any(1)
     assert torch.equal(changed, batch.own)
     # a fresh residual network is undecided everywhere
@@ -201,13 +242,39 @@ def test_dice_and_psnr():
     assert psnr(torch.full((1, 1, 2, 2, 2), 0.1), a[1:]).item() == pytest.approx(20)
 
 
-@pytest.mark.parametrize("name", ["smoke", "medverse_mini", "medverse_mini_long"])
-def test_shipped_configs_are_valid(name):
+def shipped_config(name):
     from importlib.resources import files
 
-    config = read_config(files("napari_medverse.training") / "configs" / f"{name}.yaml")
+    return read_config(files("napari_medverse.training") / "configs" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", ["smoke", "medverse_mini", "medverse_mini_long", "neuroverse3d"])
+def test_shipped_configs_are_valid(name):
+    config = shipped_config(name)
     divisor = 4 * 2 ** (len(config.network.channels) - 1)
     assert all(stage.size % divisor == 0 for stage in config.stages)
+
+
+def test_the_papers_recipe_is_the_supplements(tmp_path):
+    config = shipped_config("neuroverse3d")
+    # supplement B.2: segmentation at a rate of 2 with weight 50; eight other tasks at 1 each
+    rates = config.image.rates
+    assert set(rates.values()) == {1.0} and len(rates) == 8
+    assert config.segmentation_share == pytest.approx(2 / (2 + sum(rates.values())))
+    assert (config.segmentation_weight, config.image_weight) == (50, 1)
+    assert config.image.weights == dict.fromkeys(IMAGE_TASKS, 1.0) | {"slices_to_volume": 0.5}
+    # B.3
+    a, s = config.augmentation, config.segmentation
+    assert [a.affine, a.elastic, a.flip, a.rotation, a.inversion, a.random_modality] == [0.05] * 6
+    assert [a.shift, a.scale, a.noise] == [0.2, 0.2, 0.1]
+    assert [s.sobel, s.inversion, s.dilation, s.erosion] == [0.05] * 4
+    assert (s.group, s.largest_group) == (0.5, 10)
+    assert [config.image.overlap, config.image.random_modality] == [0.05, 0.05]
+    # and it runs, at a size that a test can afford
+    stage = CONFIG.stages[0].model_copy(update={"autoregressive": 0.0, "tasks": 1, "steps": 2})
+    network = config.network.model_copy(update={"channels": (2, 3)})
+    small = {"network": network, "stages": (stage,), "workers": 0, "validation_episodes": 2}
+    train(config.model_copy(update=small), tmp_path, progress=silent)
 
 
 def test_initial_weights_lie_beside_the_config(tmp_path):

@@ -1,7 +1,8 @@
 """Image augmentation of an episode's pairs (Neuroverse3D supplement B.3).
 
-Plain numpy: at the rates and sizes of training, building a torchio subject costs more than the
-transform. Spatial changes go to image and label alike; intensity changes to the image only.
+Plain numpy rather than torchio, whose transforms draw from torch's global generator (a batch here
+is a function of config and step alone) and are mostly slower (``benchmarks/augmentation.py``).
+Spatial changes go to image and label alike; intensity changes to the image only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def augment_pair(
     rng: np.random.Generator, image: Array, label: Array, settings: AugmentationSettings
 ) -> tuple[Array, Array]:
     """Return an augmented image and label (D, H, W); each transform by its own probability."""
-    draw = rng.random(9)
+    draw = rng.random(4)
     if draw[0] < settings.affine or draw[1] < settings.elastic:
         image, label = _warp(
             rng, image, label, draw[0] < settings.affine, draw[1] < settings.elastic
@@ -32,17 +33,26 @@ def augment_pair(
     if draw[3] < settings.flip:
         axis = int(rng.integers(3))
         image, label = np.flip(image, axis), np.flip(label, axis)
-    if draw[4] < settings.shift:
-        image = image + np.float32(rng.uniform(-0.1, 0.1))
-    if draw[5] < settings.scale:
-        image = image * np.float32(rng.uniform(0.8, 1.2))
-    if draw[6] < settings.noise:
-        image = add_noise(rng, image, float(rng.uniform(0.01, 0.08)), "gaussian")
-    if draw[7] < settings.inversion:
-        image = image.max() - image
-    if draw[8] < settings.random_modality:
-        image = RandomModality(rng)(image)
+    image = augment_intensity(rng, image, settings)
     return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(label, np.float32)
+
+
+def augment_intensity(
+    rng: np.random.Generator, image: Array, settings: AugmentationSettings
+) -> Array:
+    """Return the image (D, H, W) with other intensities; each change by its own probability."""
+    draw = rng.random(5)
+    if draw[0] < settings.shift:
+        image = image + np.float32(rng.uniform(-0.1, 0.1))
+    if draw[1] < settings.scale:
+        image = image * np.float32(rng.uniform(0.8, 1.2))
+    if draw[2] < settings.noise:
+        image = add_noise(rng, image, float(rng.uniform(0.01, 0.08)), "gaussian")
+    if draw[3] < settings.inversion:
+        image = image.max() - image
+    if draw[4] < settings.random_modality:
+        image = RandomModality(rng)(image)
+    return np.ascontiguousarray(image, np.float32)
 
 
 def _warp(

@@ -33,13 +33,16 @@ class _Settings(BaseModel):
 class NetworkSettings(_Settings):
     """Constructor arguments of the network that is trained."""
 
-    kind: Literal["medverse", "neuroverse3d"] = "medverse"
+    kind: Literal["medverse", "neuroverse3d", "iris"] = "medverse"
     channels: tuple[int, ...] = (16, 32, 64)
     conv_layers: int = 2
     tokens: Literal["block", "strided"] = "block"
     prototypes: bool = True
     residual: bool = True
     stem: int = Field(1, ge=1)
+    queries: int = Field(10, ge=1, description="contextual tokens a class (iris)")
+    heads: int = Field(4, ge=1, description="attention heads (iris)")
+    embedding: int = Field(64, ge=1, description="length of a token (iris)")
 
 
 class AnatomySettings(_Settings):
@@ -60,20 +63,28 @@ class AnatomySettings(_Settings):
 
 
 class SegmentationSettings(_Settings):
-    """Foregrounds and task augmentation (Neuroverse3D supplement B.3)."""
+    """Foregrounds and task augmentation.
+
+    Probabilities of groups, their largest size, Sobel edges, inversion, dilation and erosion are
+    those of Neuroverse3D supplement B.3; bounds of the foreground and soft labels are ours.
+    """
 
     group: float = Field(0.5, description="probability of several structures as foreground")
     largest_group: int = 10
     fraction: Span = Field((0.006, 0.6), description="bounds of the foreground's share")
     soft: float = Field(0.4, description="probability of partial-volume labels")
-    sobel: float = 0.0
+    sobel: float = 0.05
     inversion: float = 0.05
     dilation: float = 0.05
     erosion: float = 0.05
 
 
 class ImageTaskSettings(_Settings):
-    """Image tasks: sampling rates and loss weights (Neuroverse3D supplement B.2)."""
+    """Image tasks: sampling rates, loss weights and overlaps of Neuroverse3D supplement B.2, B.3.
+
+    The supplement samples segmentation at a rate of 2 beside these, a share of 0.2, with a weight
+    of 50: ``configs/neuroverse3d.yaml`` does so. The config's own defaults lean to segmentation.
+    """
 
     rates: dict[str, float] = dict.fromkeys(IMAGE_TASKS, 1.0)
     weights: dict[str, float] = dict.fromkeys(IMAGE_TASKS, 1.0) | {"slices_to_volume": 0.5}
@@ -111,6 +122,18 @@ class AutoregressiveSettings(_Settings):
     coarse_image: float = Field(0.5, description="probability of a down- and up-sampled image")
 
 
+class IrisSettings(_Settings):
+    """Multi-class episodes (Iris section 3.2.3): Iris alone is trained on them."""
+
+    classes: tuple[int, int] = Field((1, 6), description="fewest and most classes in an episode")
+    group: float = Field(0.25, description="probability that a class is several structures")
+    reuse: int = Field(3, ge=1, description="steps in which one cohort of specimens is used")
+    ensemble: float = Field(0.4, description="probability of a mean over all references")
+    perturb: float = Field(0.3, description="probability of an imperfect reference mask")
+    modality: float = Field(0.15, description="probability of another modality for an episode")
+    memory: float = Field(0.999, description="momentum of the class memory bank (equation 7)")
+
+
 class Stage(_Settings):
     """One stretch of the curriculum."""
 
@@ -134,6 +157,7 @@ class TrainingConfig(_Settings):
     image: ImageTaskSettings = ImageTaskSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     autoregressive: AutoregressiveSettings = AutoregressiveSettings()
+    iris: IrisSettings = IrisSettings()
     segmentation_share: float = Field(0.85, ge=0, le=1)
     data: tuple[Path, ...] = Field((), description="nnU-Net folders, a second source of episodes")
     data_share: float = Field(0.5, ge=0, le=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from napari_medverse.training.config import TrainingConfig
 from napari_medverse.training.standardise import fold, standardise
@@ -34,6 +34,9 @@ def export_weights(checkpoint: str | Path, path: str | Path, patch: int | None =
     config = TrainingConfig.model_validate_json(str(content["config"]))
     network = averaged_network(content)
     tensors = {name: value.to(torch.float16) for name, value in network.state_dict().items()}
+    memory = _class_memory(content)
+    if memory:
+        tensors["memory"] = torch.stack(list(memory.values())).to(torch.float16)
     step = int(content["step"])  # type: ignore[call-overload]
     side = patch or max(s.size for s in config.stages[: config.stage_at(max(0, step - 1))[0] + 1])
     low, high = config.anatomy.quantiles
@@ -46,6 +49,7 @@ def export_weights(checkpoint: str | Path, path: str | Path, patch: int | None =
     }
     described = ModelConfig(
         **config.network.model_dump(),
+        memory=tuple(memory),
         patch=(side, side, side),
         normalisation=Normalisation(kind="quantile", low=low, high=high),
         resampling="area",
@@ -55,3 +59,9 @@ def export_weights(checkpoint: str | Path, path: str | Path, patch: int | None =
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, tensors, described)
     return path
+
+
+def _class_memory(content: dict[str, object]) -> dict[str, Tensor]:
+    """Return the class memory bank of a checkpoint of Iris, empty for other networks."""
+    kept = content.get("objective") or {}
+    return dict(sorted(kept.get("embeddings", {}).items()))  # type: ignore[attr-defined]

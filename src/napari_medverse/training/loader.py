@@ -26,11 +26,7 @@ from napari_medverse.training.tasks import (
 
 def make_batch(config: TrainingConfig, step: int, source: EpisodeSource | None = None) -> Batch:
     """Return the batch of a step; equal arguments give equal batches."""
-    source = source or EpisodeSource(config)
-    _, stage, _ = config.stage_at(step)
-    plan = step_plan(config, step)
-    episodes = [source.episode(step, slot, plan) for slot in range(stage.tasks)]
-    return collate(episodes, plan.task)
+    return (source or EpisodeSource(config)).batch(step)
 
 
 def step_plan(config: TrainingConfig, step: int) -> Plan:
@@ -59,6 +55,16 @@ class EpisodeSource:
         self._anatomies: OrderedDict[tuple[int, ...], Anatomy] = OrderedDict()
         self._cases = [cases] if cases else [nnunet_source(folder) for folder in config.data]
 
+    def batch(self, step: int, rank: int = 0) -> Batch:
+        """Return the batch of a step for process ``rank`` of a run on several GPUs."""
+        plan = step_plan(self.config, step)
+        return collate([self.episode(step, k, plan) for k in self.slots(step, rank)], plan.task)
+
+    def slots(self, step: int, rank: int) -> range:
+        """Return the numbers of a process's episodes; every process has its own."""
+        tasks = self.config.stage_at(step)[1].tasks
+        return range(rank * tasks, (rank + 1) * tasks)
+
     def episode(self, step: int, slot: int, plan: Plan) -> Episode:
         """Return the episode in one slot of a step's batch."""
         config = self.config
@@ -67,7 +73,7 @@ class EpisodeSource:
         fraction = stage.fraction or config.segmentation.fraction
         real = bool(self._cases) and rng.random() < config.data_share
         for attempt in range(20):
-            mode = _pick(rng, config.anatomy.poses)
+            mode = pick(rng, config.anatomy.poses)
             if real and attempt < 8:
                 specimens = self._scans(rng, stage, plan, mode)
             else:
@@ -133,35 +139,36 @@ class EpisodeSource:
         return self._anatomies[key]
 
 
-def _pick(rng: np.random.Generator, shares: dict[PoseMode, float]) -> PoseMode:
+def pick(rng: np.random.Generator, shares: dict[PoseMode, float]) -> PoseMode:
+    """Draw a pose mode by its share."""
     names = list(shares)
     weights = np.array([shares[n] for n in names])
     return names[int(rng.choice(len(names), p=weights / weights.sum()))]
 
 
 class StepStream(IterableDataset):
-    """Batches from ``start`` to the end; process ``rank`` of ``world`` takes its own seeds."""
+    """Batches from ``start`` to the end, made by a kind of source for process ``rank``."""
 
-    def __init__(self, config: TrainingConfig, start: int, rank: int = 0) -> None:
-        # every process of a multi-GPU run draws other episodes of the same plan
-        self.config, self.start, self.rank = config, start, rank
+    def __init__(
+        self, config: TrainingConfig, start: int, rank: int, source: type[EpisodeSource]
+    ) -> None:
+        self.config, self.start, self.rank, self.source = config, start, rank, source
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
         info = get_worker_info()
         first, stride = (info.id, info.num_workers) if info else (0, 1)
-        source = EpisodeSource(self.config)
+        source = self.source(self.config)
         for step in range(self.start + first, self.config.steps, stride):
-            _, stage, _ = self.config.stage_at(step)
-            plan = step_plan(self.config, step)
-            slots = range(self.rank * stage.tasks, (self.rank + 1) * stage.tasks)
-            yield collate([source.episode(step, slot, plan) for slot in slots], plan.task)
+            yield source.batch(step, self.rank)
 
 
-def step_loader(config: TrainingConfig, start: int, rank: int = 0) -> DataLoader:
+def step_loader(
+    config: TrainingConfig, start: int, rank: int = 0, source: type[EpisodeSource] = EpisodeSource
+) -> DataLoader:
     """Return a loader that yields the batches of steps ``start``, ``start + 1``, ..."""
     return DataLoader(
-        StepStream(config, start, rank),
+        StepStream(config, start, rank, source),
         batch_size=None,
         num_workers=config.workers,
         prefetch_factor=6 if config.workers else None,

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from napari_medverse.errors import Cancelled, MedverseError
-from napari_medverse.training import losses
+from napari_medverse.training.classes import ClassBatch
 from napari_medverse.training.config import TrainingConfig
+from napari_medverse.training.iris import ClassValidation, IrisObjective
 from napari_medverse.training.loader import step_loader
 from napari_medverse.training.metrics import MetricsLog
+from napari_medverse.training.objective import ContextObjective
 from napari_medverse.training.state import (
     Average,
     checkpoints,
@@ -27,7 +28,7 @@ from napari_medverse.training.state import (
     save_checkpoint,
 )
 from napari_medverse.training.tasks import Batch
-from napari_medverse.training.validation import Validation, dice
+from napari_medverse.training.validation import Validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,16 @@ def train(
 class _Run:
     def __init__(self, config: TrainingConfig, out: Path, accelerator) -> None:
         self.config, self.out, self.accelerator = config, out, accelerator
+        self.objective = objective_of(config)
         network = new_network(config).to(memory_format=torch.channels_last_3d)
         optimizer = torch.optim.AdamW(parameter_groups(network, config.weight_decay), lr=1e-3)
-        self.network, self.optimizer = accelerator.prepare(network, optimizer)
-        self.bare: nn.Module = accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        module = self.objective.trainable(network)
+        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        unwrapped = accelerator.unwrap_model(self.module, keep_fp32_wrapper=False)
+        self.bare: nn.Module = self.objective.bare(unwrapped)
         self.average = Average(self.bare, config.ema)
         self.step, self.seconds, self.failures = 0, 0.0, 0
-        self._validation: tuple[int, Validation] | None = None
+        self._validation: tuple[int, Validation | ClassValidation] | None = None
 
     def restore(self, content: dict | None) -> None:
         """Take over a checkpoint's state."""
@@ -105,6 +109,7 @@ class _Run:
         self.bare.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.average.values = {k: v.to(device) for k, v in content["average"].items()}
+        self.objective.restore(content.get("objective", {}))
         self.step, self.seconds = content["step"], content["seconds"]
 
     def go(self, progress: Callable[[Progress], None], cancelled: Callable[[], bool]) -> Path:
@@ -115,7 +120,7 @@ class _Run:
         waited = 0.0
         clock = time.monotonic()
         self.bare.train()
-        loader = iter(step_loader(config, self.step, self.accelerator.process_index))
+        loader = iter(self._batches())
         try:
             while self.step < config.steps:
                 if cancelled():
@@ -134,7 +139,7 @@ class _Run:
                 if self.step % config.log_every == 0 or self.step == config.steps:
                     per_step = (now - clock) / config.log_every
                     row = log.write(self.step, self.seconds, {
-                        "size": batch.target.shape[-1], "lr": learning_rate(config, self.step - 1),
+                        "size": batch.size, "lr": learning_rate(config, self.step - 1),
                         "seconds_step": per_step, "seconds_wait": waited / config.log_every,
                     })  # fmt: skip
                     progress(Progress(self.step, config.steps, row))
@@ -151,28 +156,30 @@ class _Run:
                 log.close()
         return self.save()
 
+    def _batches(self):
+        rank = self.accelerator.process_index
+        return step_loader(self.config, self.step, rank, self.objective.source)
+
     def save(self) -> Path:
         if self.accelerator.is_main_process:
             save_checkpoint(
                 self.out, self.step, self.config, self.bare, self.average, self.optimizer,
-                self.seconds,
+                self.seconds, self.objective.state(),
             )  # fmt: skip
         self.accelerator.wait_for_everyone()
         return checkpoints(self.out)[-1]
 
-    def update(self, batch: Batch) -> dict[str, float]:
+    def update(self, batch: Batch | ClassBatch) -> dict[str, float]:
         """Do one optimiser step and return its figures."""
         config = self.config
         torch.manual_seed(config.seed * 1_000_003 + self.step)  # the order of mini-contexts
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        with self.accelerator.autocast():
-            if bool(batch.own.any()):
-                self.put_own_prediction(batch)
-            output = forward(self.network, batch, config, logits=True)
-        loss = batch_loss(output, batch, config)
+        loss, figures = self.objective.loss(
+            self.module, self.bare, batch, self.accelerator.autocast
+        )
         self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.clip)
         if bool(torch.isfinite(norm)):
             self.failures = 0
             self.optimizer.step()
@@ -184,38 +191,13 @@ class _Run:
                     f"{self.out}: training diverged at step {self.step}; lower the learning rate."
                 )
         self.optimizer.zero_grad(set_to_none=True)
-        figures = {f"loss_{batch.task}": float(loss.detach()), "norm": float(norm)}
-        if batch.task == "labels":
-            score = dice(output.detach().float() > 0, batch.truth).mean()
-            figures["dice_with" if batch.ar_label is not None else "dice_without"] = float(score)
-            if batch.ar_label is not None:
-                figures["dice_given"] = float(dice(batch.ar_label[:, 0], batch.truth).mean())
-        return figures
-
-    @torch.no_grad()
-    def put_own_prediction(self, batch: Batch) -> None:
-        """Replace the prior of the episodes marked ``own`` by the network's coarse prediction.
-
-        The coarse level is half as fine where the network can run at that size, as in next-scale
-        inference; else the same size with the target blurred.
-        """
-        chosen = batch.own.nonzero()[:, 0]
-        size = batch.target.shape[-1]
-        inputs = [x[chosen] for x in (batch.target, batch.context_images, batch.context_labels)]
-        pairs = inputs[1].shape[1]
-        small = [F.avg_pool3d(x.flatten(0, x.ndim - 5), 2) for x in inputs]
-        if (size // 2) % self.bare.divisor:
-            small = [_enlarge(x, size) for x in small]
-        inputs = [small[0], *(x.unflatten(0, (len(chosen), pairs)) for x in small[1:])]
-        coarse = self.bare(*inputs, mini_context=self.config.mini_context, task=batch.task)
-        batch.ar_label[chosen] = _enlarge(coarse.float(), size).clamp(0, 1)[:, None]
+        return figures | {"norm": float(norm)}
 
     def validate(self) -> dict[str, float]:
         """Return the averaged network's figures on the validation episodes."""
         _, stage, _ = self.config.stage_at(max(0, self.step - 1))
         if self._validation is None or self._validation[0] != stage.size:
-            validation = Validation(self.config, stage.size, stage.canonical)
-            self._validation = (stage.size, validation)
+            self._validation = (stage.size, self.objective.validation(stage))
         self.average.swap(self.bare)
         try:
             return self._validation[1].run(
@@ -225,38 +207,9 @@ class _Run:
             self.average.swap(self.bare)
 
 
-def forward(network: nn.Module, batch: Batch, config: TrainingConfig, logits: bool) -> Tensor:
-    """Run the network on a batch in training."""
-    options: dict[str, object] = {}
-    if config.network.residual and batch.task == "labels":
-        options["logits"] = logits
-    return network(
-        batch.target,
-        batch.context_images,
-        batch.context_labels,
-        batch.ar_image,
-        batch.ar_label,
-        mini_context=config.mini_context,
-        task=batch.task,
-        shuffle=True,
-        **options,
-    )
-
-
-def batch_loss(output: Tensor, batch: Batch, config: TrainingConfig) -> Tensor:
-    """Return the weighted mean loss of a batch."""
-    if batch.task == "image":
-        each = config.image_weight * losses.image_loss(output, batch.truth, beta=0.1)
-    elif config.segmentation_loss == "dice_bce" and config.network.residual:
-        each = config.segmentation_weight * losses.dice_bce(output, batch.truth)
-    else:
-        value = torch.sigmoid(output.float()) if config.network.residual else output
-        each = config.segmentation_weight * losses.modified_smooth_l1(value, batch.truth)
-    return (each * batch.weight).mean()
-
-
-def _enlarge(x: Tensor, size: int) -> Tensor:
-    return F.interpolate(x, (size,) * 3, mode="trilinear", align_corners=False)
+def objective_of(config: TrainingConfig) -> ContextObjective | IrisObjective:
+    """Return how the config's kind of network is trained."""
+    return IrisObjective(config) if config.network.kind == "iris" else ContextObjective(config)
 
 
 def _print(progress: Progress) -> None:

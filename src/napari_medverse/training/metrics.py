@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_medverse.training.config import IMAGE_TASKS
+
 COLUMNS = (
     "step", "seconds", "kind", "size", "lr", "seconds_step", "seconds_wait", "norm",
     "loss_labels", "loss_image", "dice_without", "dice_with", "dice_given",
     "dice_vote", "dice_prior", "dice_aligned", "dice_unaligned", "psnr_gain",
+    "dice_aligned_ensemble", "dice_aligned_copy", "dice_unaligned_ensemble", "dice_unaligned_copy",
+    *(f"psnr_gain_{name}" for name in IMAGE_TASKS),
 )  # fmt: skip
 
 

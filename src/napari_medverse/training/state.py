@@ -30,10 +30,16 @@ def new_network(config: TrainingConfig) -> nn.Module:
 
         if not config.initial.is_file():
             raise MedverseError(f"{config.initial}: no such file; it is the config's 'initial'.")
-        network.load_state_dict({k: v.float() for k, v in load_file(config.initial).items()})
+        tensors = {k: v.float() for k, v in load_file(config.initial).items() if k != "memory"}
+        network.load_state_dict(tensors | _empty_memory(network))
     if config.standardise:
         standardise(network, fresh=config.initial is None)
     return network
+
+
+def _empty_memory(network: nn.Module) -> dict[str, Tensor]:
+    """Return the class memory bank of a new run, which starts empty, as part of a state dict."""
+    return {k: v for k, v in network.state_dict().items() if k == "memory"}
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
@@ -91,9 +97,13 @@ def save_checkpoint(
     average: Average,
     optimizer: torch.optim.Optimizer,
     seconds: float,
+    objective: dict | None = None,
     keep: int = 2,
 ) -> Path:
-    """Write a checkpoint after ``step`` finished steps; a kill while writing loses nothing."""
+    """Write a checkpoint after ``step`` finished steps; a kill while writing loses nothing.
+
+    ``objective`` is what the objective keeps, such as the class memory bank.
+    """
     path = out / f"checkpoint-{step:08d}.pt"
     partial = path.with_suffix(".partial")
     content = {
@@ -103,6 +113,7 @@ def save_checkpoint(
         "network": network.state_dict(),
         "average": average.values,
         "optimizer": optimizer.state_dict(),
+        "objective": objective or {},
     }
     with open(partial, "wb") as file:
         torch.save(content, file)

@@ -86,6 +86,11 @@ class Batch:
     weight: Tensor
     names: list[str]
 
+    @property
+    def size(self) -> int:
+        """Side of the volumes."""
+        return self.target.shape[-1]
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
         moved = {

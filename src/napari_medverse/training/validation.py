@@ -27,9 +27,10 @@ def psnr(image: Tensor, truth: Tensor) -> Tensor:
 
 
 class Validation:
-    """Fixed episodes of one size: aligned with a vote, unaligned, and image tasks."""
+    """Fixed episodes of one size: aligned with a vote, unaligned, and of every image task."""
 
     def __init__(self, config: TrainingConfig, size: int, canonical: int) -> None:
+        self.priors = config.network.kind == "medverse"
         # a large volume tells as much as several small ones, and costs eight times as much
         count = max(2, config.validation_episodes // (1 if size <= 32 else 4))
         tasks = min(4, count) if size <= 32 else 1
@@ -41,8 +42,12 @@ class Validation:
         self.unaligned = self._batches(config, size, canonical, tasks, steps, 1, poses, 1.0)
         self.image: list[Batch] = []
         if config.segmentation_share < 1:
-            steps = max(1, steps // 2)
-            self.image = self._batches(config, size, canonical, tasks, steps, 2, poses, 0.0)
+            trained = [name for name, rate in config.image.rates.items() if rate > 0]
+            steps = max(1, steps // (2 * len(trained)))
+            for name in trained:
+                alone = config.image.model_copy(update={"rates": {name: 1.0}})
+                one = config.model_copy(update={"image": alone})
+                self.image += self._batches(one, size, canonical, tasks, steps, 2, poses, 0.0)
 
     @staticmethod
     def _batches(
@@ -73,7 +78,11 @@ class Validation:
 
     @torch.no_grad()
     def run(self, network: nn.Module, device: torch.device, autocast: bool) -> dict[str, float]:
-        """Return mean Dice (the vote's, aligned with and without it, unaligned) and PSNR gain."""
+        """Return mean Dice (the vote's, aligned with and without it, unaligned) and PSNR gain.
+
+        The gain over the input's own PSNR is given for each image task and, as ``psnr_gain``, as
+        the mean over them.
+        """
         network.eval()
         scores: dict[str, list[float]] = {}
 
@@ -90,12 +99,15 @@ class Validation:
 
         for batch in self.aligned:
             note("dice_vote", dice(batch.ar_label[:, 0], batch.truth))
-            note("dice_prior", dice(predict(batch, True), batch.truth))
+            if self.priors:
+                note("dice_prior", dice(predict(batch, True), batch.truth))
             note("dice_aligned", dice(predict(batch, False), batch.truth))
         for batch in self.unaligned:
             note("dice_unaligned", dice(predict(batch, False), batch.truth))
         for batch in self.image:
             after, before = predict(batch, False), psnr(batch.target, batch.truth)
-            note("psnr_gain", psnr(after, batch.truth) - before)
+            gain = psnr(after, batch.truth) - before
+            note("psnr_gain", gain)
+            note(f"psnr_gain_{batch.names[0]}", gain)
         network.train()
         return {name: float(np.mean(values)) for name, values in scores.items()}

@@ -37,13 +37,17 @@ class ModelConfig(BaseModel):
     resampling
         "trilinear": corner-aligned and without anti-aliasing, as the published code;
         "area": anti-aliased, for weights of ours.
+    queries, heads, embedding
+        Of an Iris: contextual tokens a class, attention heads, length of a token.
+    memory
+        Names of the rows of an Iris's class memory bank.
     provenance
         Where the tensors come from: steps, seed, source file and the like.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["medverse", "neuroverse3d"]
+    kind: Literal["medverse", "neuroverse3d", "iris"]
     # The bounds keep a hostile file from asking for a network that no memory holds.
     channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=2, max_length=12)
     conv_layers: int = Field(2, ge=1, le=16)
@@ -53,6 +57,10 @@ class ModelConfig(BaseModel):
     stem: int = Field(1, ge=1, le=16)
     width: int = Field(66, ge=1, le=4096)
     blocks: int = Field(4, ge=1, le=64)
+    queries: int = Field(10, ge=1, le=1024)
+    heads: int = Field(4, ge=1, le=64)
+    embedding: int = Field(64, ge=1, le=4096)
+    memory: tuple[str, ...] = Field((), max_length=100_000)
     patch: tuple[_Side, _Side, _Side] = (128, 128, 128)
     normalisation: Normalisation = Normalisation()
     resampling: Literal["trilinear", "area"] = "trilinear"
@@ -72,5 +80,15 @@ class ModelConfig(BaseModel):
                 stem=self.stem,
                 width=self.width,
                 blocks=self.blocks,
+            )
+        if self.kind == "iris":
+            return networks.Iris(
+                self.channels,
+                self.conv_layers,
+                queries=self.queries,
+                heads=self.heads,
+                width=self.embedding,
+                stem=self.stem,
+                memory=len(self.memory),
             )
         return networks.Neuroverse3D(self.channels, self.conv_layers)

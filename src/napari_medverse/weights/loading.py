@@ -45,7 +45,7 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """ "medverse" or "neuroverse3d"."""
+        """ "medverse", "neuroverse3d" or "iris"."""
         return self.config.kind
 
 

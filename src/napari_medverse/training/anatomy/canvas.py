@@ -17,11 +17,15 @@ TISSUES = ("air", "fat", "fluid", "soft", "marrow", "bone", "dense")
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """One painted structure: its label value, tissue, and the appearance it shares with others."""
+    """One painted structure: its label value, tissue, and the appearance it shares with others.
+
+    ``name`` is given where every anatomy of the kind has the structure.
+    """
 
     value: int
     tissue: str
     appearance: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,10 +79,10 @@ class Canvas:
         self.structures[0] = Structure(0, tissue, self.structures[0].appearance)
         return self.structures[0]
 
-    def add(self, tissue: str, like: Structure | None = None) -> Structure:
+    def add(self, tissue: str, like: Structure | None = None, name: str = "") -> Structure:
         """Make a structure; ``like`` gives it the same appearance as another one."""
         appearance = self.appearance() if like is None else like.appearance
-        structure = Structure(len(self.structures), tissue, appearance)
+        structure = Structure(len(self.structures), tissue, appearance, name)
         self.structures.append(structure)
         return structure
 

@@ -21,7 +21,7 @@ def body(canvas: Canvas) -> None:
     rng = canvas.rng
     radii = rng.uniform(0.6, 0.95, 3)
     trunk = parts.full_ellipsoid(canvas, np.zeros(3), radii, rng.uniform(1.8, 3.5), 0.03)
-    fat, muscle = canvas.add("fat"), canvas.add("soft")
+    fat, muscle = canvas.add("fat", name="fat layer"), canvas.add("soft", name="muscle layer")
     wall = rng.uniform(0.03, 0.12)
     parts.layers(canvas, trunk, [wall, wall], [fat, muscle])
     inner = canvas.add(str(rng.choice(["soft", "fat"])))
@@ -39,7 +39,8 @@ def body(canvas: Canvas) -> None:
 
 def _spine(canvas: Canvas, radii: np.ndarray, over: set[int]) -> None:
     rng = canvas.rng
-    bone, marrow, cord = canvas.add("bone"), canvas.add("marrow"), canvas.add("soft")
+    bone, marrow = canvas.add("bone", name="spine"), canvas.add("marrow")
+    cord = canvas.add("soft", name="spinal cord")
     count, back = int(rng.integers(4, 8)), 0.55 * radii[2]
     radius = rng.uniform(0.07, 0.13)
     gap = 1.7 * radii[1] / count
@@ -84,11 +85,11 @@ def head(canvas: Canvas) -> None:
     else:
         canvas.paint(ALL, flesh < 0, soft)
     thickness = rng.uniform(0.025, 0.09)
-    bone = canvas.add("bone")
+    bone = canvas.add("bone", name="skull")
     snout_bone = bone if rng.random() < 0.6 else canvas.add("bone", bone)
     turbinates = canvas.add("bone", bone) if rng.random() < 0.5 else snout_bone
-    nasal = canvas.add("air" if rng.random() < 0.7 else "soft")
-    cavity = canvas.add("soft", soft if rng.random() < 0.75 else None)
+    nasal = canvas.add("air" if rng.random() < 0.7 else "soft", name="nasal cavity")
+    cavity = canvas.add("soft", soft if rng.random() < 0.75 else None, "cranial cavity")
     canvas.paint(ALL, snout < 0, snout_bone)
     canvas.paint(ALL, snout < -0.8 * thickness, nasal)
     struts = parts.lattice(canvas, int(rng.integers(7, 12)), 0.15)
@@ -128,8 +129,8 @@ def _bullae(
 
 def _jaws(canvas: Canvas, bone: Structure, soft: Structure) -> None:
     rng = canvas.rng
-    jaw = canvas.add("bone", bone)
-    teeth = canvas.add("dense")
+    jaw = canvas.add("bone", bone, "jaw")
+    teeth = canvas.add("dense", name="teeth")
     incisors = teeth if rng.random() < 0.5 else canvas.add("dense", teeth)
     over = {soft.value, 0}
     drop, spread = -rng.uniform(0.3, 0.5), rng.uniform(0.25, 0.45)
@@ -180,7 +181,7 @@ def brain(canvas: Canvas) -> None:
     mask = parts.smooth_union(mask, parts.full_ellipsoid(canvas, bulb, radii * 0.35), 0.15)
     look = canvas.surroundings("soft") if rng.random() < 0.25 else None
     if rng.random() < 0.4:
-        scalp, skull = canvas.add("fat"), canvas.add("bone")
+        scalp, skull = canvas.add("fat", name="scalp"), canvas.add("bone", name="skull")
         rim = rng.uniform(0.03, 0.08)
         canvas.paint(ALL, mask < 2.5 * rim, scalp)
         canvas.paint(ALL, mask < 1.4 * rim, skull)
@@ -191,7 +192,8 @@ def brain(canvas: Canvas) -> None:
     depth = rng.uniform(0.05, 0.15)
     if rng.random() < 0.7:  # a cortex, split by regions at random, over a sheet of white matter
         above = canvas.coordinates[2] > rng.uniform(-0.4, 0.1)
-        cortex, white = canvas.add("soft"), canvas.add("soft")
+        cortex = canvas.add("soft", name="cortex")
+        white = canvas.add("soft", name="white matter")
         canvas.paint(ALL, (mask < 0) & (mask > -depth) & above, cortex)
         sheet = rng.uniform(0.02, 0.06)
         canvas.paint(ALL, (mask < -depth) & (mask > -depth - sheet) & above, white)
