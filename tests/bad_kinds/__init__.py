@@ -5,7 +5,17 @@ here; `{folder}` in a message stands for the test's folder, `...` for
 another library's words.
 """
 
-from . import arrays, layers, nifti, requests, weights
+from . import arrays, layers, nifti, requests, sessions, weights
 from .kit import BAD, WARNED, Workshop
 
-__all__ = ["BAD", "WARNED", "Workshop", "arrays", "layers", "nifti", "requests", "weights"]
+__all__ = [
+    "BAD",
+    "WARNED",
+    "Workshop",
+    "arrays",
+    "layers",
+    "nifti",
+    "requests",
+    "sessions",
+    "weights",
+]

@@ -33,7 +33,7 @@ def test_every_widget_command_can_be_imported():
     manifest = PluginManifest.from_file(MANIFEST)
     commands = {c.id: c for c in manifest.contributions.commands}
     widgets = manifest.contributions.widgets
-    assert {w.display_name for w in widgets} == {"Context set", "Live preview"}
+    assert {w.display_name for w in widgets} == {"Context set", "Live preview", "Session"}
     for widget in widgets:
         module, name = commands[widget.command].python_name.split(":")
         assert callable(getattr(import_module(module), name))

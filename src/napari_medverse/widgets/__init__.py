@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .context_dock import ContextSetDock
     from .preview_dock import LivePreviewDock
+    from .session_dock import SessionDock
 
-_DOCKS = {"ContextSetDock": ".context_dock", "LivePreviewDock": ".preview_dock"}
+_DOCKS = {
+    "ContextSetDock": ".context_dock",
+    "LivePreviewDock": ".preview_dock",
+    "SessionDock": ".session_dock",
+}
 
-__all__ = ["ContextSetDock", "LivePreviewDock"]
+__all__ = ["ContextSetDock", "LivePreviewDock", "SessionDock"]
 
 
 def __getattr__(name: str):

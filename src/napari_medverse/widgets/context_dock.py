@@ -38,6 +38,8 @@ class ContextSetDock(Dock):
         The viewer whose context set is shown.
     """
 
+    title = "Context set"
+
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__(viewer)
         self.context = self.state.context

@@ -43,6 +43,7 @@ class PreviewController(QObject):
         See `worker.Engine`.
     """
 
+    accepted = Signal(object)
     _posted = Signal(object)
     finished = Signal()
 
@@ -152,6 +153,12 @@ class PreviewController(QObject):
         self.preview.run_id = 0
         self.preview.rest("cancelled")
         self.finished.emit()
+
+    def restore(self, result: Result) -> None:
+        """Show a result that was kept, as if it had just been predicted."""
+        self._debounce.stop()
+        self._paint(result.picture)
+        self.preview.finish(result)
 
     # ---- reacting to the models
 
@@ -371,4 +378,5 @@ class PreviewController(QObject):
         self.preview.rest(f"accepted into '{layer.name}'")
         if add_to_context:
             self.context.add_pair(result.target, layer)
+        self.accepted.emit(layer)
         return layer

@@ -29,6 +29,8 @@ class Dock(QWidget):
     deletes it with the window otherwise: both the loss of the parent and the deletion close it.
     """
 
+    #: as in the manifest
+    title = ""
     previews = False
     least_height = 280
 
@@ -48,7 +50,7 @@ class Dock(QWidget):
         self.destroyed.connect(
             partial(_released, self.state, self._token, self.bindings),
         )
-        self.state.dock_opened(self._token, self.previews)
+        self.state.dock_opened(self._token, self.previews, self.title)
 
     def _scrolling_column(self) -> QVBoxLayout:
         """Return the layout for the dock's content; small screens scroll it."""

@@ -18,12 +18,18 @@ class Jobs(QObject):
 
     A job waiting under the same key is replaced by the newer one, so the docks may ask as
     often as events come. Between `close` and `open` jobs are dropped.
+
+    Parameters
+    ----------
+    name
+        The thread's.
     """
 
     _finished = Signal(object)
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "medverse-jobs") -> None:
         super().__init__()
+        self._name = name
         self._waiting: dict[object, tuple[float, Callable[[], Any], Callable[[Any], None]]] = {}
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -34,7 +40,7 @@ class Jobs(QObject):
     def open(self) -> None:
         """Start the thread."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="medverse-jobs", daemon=True)
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
 
     def close(self, timeout: float = 2.0) -> None:

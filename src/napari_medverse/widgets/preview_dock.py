@@ -44,6 +44,7 @@ class LivePreviewDock(Dock):
         The viewer whose scans are predicted.
     """
 
+    title = "Live preview"
     previews = True
     least_height = 440
 

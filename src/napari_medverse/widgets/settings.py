@@ -19,6 +19,8 @@ class Preferences:
         Milliseconds without an edit before a preview starts.
     memory_limit
         Megabytes of cached context features.
+    autosave
+        Minutes between two autosaves of the session; 0 for none.
     """
 
     device: str = "auto"
@@ -26,6 +28,7 @@ class Preferences:
     cache_folder: str = ""
     memory_limit: int = 2048
     debounce: int = 300
+    autosave: int = 5
 
 
 def preferences() -> Preferences:
@@ -43,4 +46,5 @@ def preferences() -> Preferences:
         cache_folder=stored.engine.cache_folder,
         memory_limit=stored.engine.memory_limit,
         debounce=stored.preview.debounce,
+        autosave=stored.session.autosave,
     )

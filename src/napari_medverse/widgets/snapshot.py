@@ -127,14 +127,21 @@ class FileRef:
         """
         from napari.layers import Layer
 
-        for entry in _layer_data(self.path):
+        for entry in layer_data(self.path):
             layer = Layer.create(*entry)
             if layer.ndim == 3 and not getattr(layer, "rgb", False):
                 return LayerRef.of(layer).read().renamed(self.name)
         raise MedverseError(f"{self.path}: holds no 3D volume of one channel.")
 
 
-def _layer_data(path: Path) -> list:
+def layer_data(path: Path) -> list:
+    """Return the layer data tuples of a file: NIfTI by our reader, others by napari's readers.
+
+    Raises
+    ------
+    MedverseError
+        The file is missing or damaged, or no reader is there for it.
+    """
     if path.name.lower().endswith((".nii", ".nii.gz")):
         from ..io.layers import read_layers
 
@@ -153,26 +160,6 @@ def _layer_data(path: Path) -> list:
 
 
 Reference = LayerRef | FileRef
-
-
-def _read_with_plugins(path: Path) -> Volume:
-    import npe2
-    from napari.layers import Layer
-
-    try:
-        found = npe2.read([str(path)], stack=False)
-    except ValueError as error:
-        raise MedverseError(
-            f"{path}: no reader for it is installed; install a napari reader plugin for this "
-            "format, or save it as NIfTI."
-        ) from error
-    except Exception as error:
-        raise MedverseError(f"{path}: cannot be read ({error}).") from error
-    for entry in found:
-        layer = Layer.create(*entry)
-        if layer.ndim == 3 and not getattr(layer, "rgb", False):
-            return LayerRef.of(layer).read().renamed(path.name)
-    raise MedverseError(f"{path}: holds no 3D volume of one channel.")
 
 
 @dataclass(frozen=True, eq=False)

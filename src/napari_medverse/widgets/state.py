@@ -15,6 +15,7 @@ from .engine import LocalEngine
 from .jobs import Jobs
 from .marks import unwrapped
 from .preview_model import PreviewModel
+from .session import SessionController
 from .settings import preferences
 
 _states: dict[int, ViewerState] = {}
@@ -23,7 +24,7 @@ _states: dict[int, ViewerState] = {}
 class ViewerState:
     """Shared by the docks of one viewer and by nobody else.
 
-    Threads run only while a dock is open: both end when the last dock closes, the viewer
+    Threads run only while a dock is open: all end when the last dock closes, the viewer
     goes, or the application quits. The models outlive the docks.
     """
 
@@ -39,7 +40,9 @@ class ViewerState:
         self.controller = PreviewController(
             viewer, self.context, self.preview, self.jobs, self.engine
         )
+        self.session = SessionController(viewer, self)
         self._docks: dict[int, bool] = {}
+        self._titles: dict[int, str] = {}
         viewer.layers.events.removed.connect(self._on_layer_removed)
         QApplication.instance().aboutToQuit.connect(self.shutdown)
 
@@ -47,14 +50,21 @@ class ViewerState:
         """Run another engine from the next start on; for tests and remote engines."""
         self.engine = self.controller.engine = engine
 
-    def dock_opened(self, dock: int, previews: bool) -> None:
+    @property
+    def open_docks(self) -> list[str]:
+        """Titles of the docks that are open."""
+        return sorted(set(self._titles.values()))
+
+    def dock_opened(self, dock: int, previews: bool, title: str) -> None:
         """Note an open dock; one that previews starts the controller."""
         if dock in self._docks:
             return
         first = not self._docks
         self._docks[dock] = previews
+        self._titles[dock] = title
         self.jobs.open()
         if first:
+            self.session.start()
             self.context.refresh()
         if previews:
             self.controller.start()
@@ -63,14 +73,18 @@ class ViewerState:
         """Note a closed dock; threads that no dock needs end."""
         if self._docks.pop(dock, None) is None:
             return
+        del self._titles[dock]
         if not any(self._docks.values()):
             self.controller.stop()
         if not self._docks:
+            self.session.stop()
             self.jobs.close()
 
     def shutdown(self) -> None:
-        """End both threads, waiting for the window under way."""
+        """End all threads, waiting for the window under way and for a file being written."""
         self._docks.clear()
+        self._titles.clear()
+        self.session.stop()
         self.controller.stop(timeout=5)
         self.jobs.close()
 
