@@ -26,18 +26,10 @@ if TYPE_CHECKING:
 
 #: of a layer's metadata, what is ours to keep: provenance, and how a NIfTI file was turned
 KEPT_METADATA = (KEY, "nifti")
-PREVIEW_FIELDS = [
-    "model",
-    "live",
-    "debounce",
-    "levels",
-    "threshold",
-    "align",
-    "prior",
-    "mini_context",
-    "view_first",
-    "show",
-]
+PREVIEW_FIELDS = (
+    *("model", "live", "debounce", "levels", "threshold"),
+    *("align", "prior", "mini_context", "view_first", "show"),
+)
 
 
 @dataclass(frozen=True)

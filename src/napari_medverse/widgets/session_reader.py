@@ -18,6 +18,12 @@ from ..io.session_files import FileFinder, FileLink
 from .frames import Picture, label_map
 from .snapshot import layer_data
 
+#: what image and labels layers are both made from
+COMMON = (
+    *("name", "scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"),
+    *("visible", "opacity", "blending", "metadata"),
+)
+
 
 @dataclass(eq=False)
 class Loaded:
@@ -104,23 +110,7 @@ def make_layer(record: LayerRecord, data: Any) -> Image | Labels:
     MedverseError
         The record and the voxels do not go together, as after the file has changed.
     """
-    common = {
-        name: getattr(record, name)
-        for name in [
-            "name",
-            "scale",
-            "translate",
-            "rotate",
-            "shear",
-            "affine",
-            "units",
-            "axis_labels",
-            "visible",
-            "opacity",
-            "blending",
-            "metadata",
-        ]
-    }
+    common = {name: getattr(record, name) for name in COMMON}
     try:
         if record.kind == "image":
             return Image(
