@@ -18,11 +18,17 @@ _PROBE_SECONDS = 0.5
 
 
 @contextlib.contextmanager
-def computing(precision: str, device: str | torch.device) -> Iterator[None]:
-    """Run network code without gradients, in fp32 ("exact") or bf16 autocast ("fast")."""
+def computing(
+    precision: str, device: str | torch.device, gradients: bool = False
+) -> Iterator[None]:
+    """Run network code in fp32 ("exact") or bf16 autocast ("fast").
+
+    ``gradients`` leaves torch's gradient mode as it is; by default none are recorded.
+    """
     kind = torch.device(device).type
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
+        if not gradients:
+            stack.enter_context(torch.inference_mode())
         if precision == "fast":
             stack.enter_context(torch.autocast(kind, dtype=_fast_dtype(kind)))
         elif kind == "cuda":

@@ -124,7 +124,9 @@ def on_target(frame: Frame, shape: tuple[int, int, int], nearest: bool = False) 
 
 def provenance(model, request: Request, frame: Frame) -> dict:
     """Describe how a prediction came about, in plain values that JSON can hold."""
-    return {
+    # Only Iris has a strategy.
+    strategy = {"strategy": frame.details["strategy"]} if "strategy" in frame.details else {}
+    return strategy | {
         "software": f"napari-medverse {__version__}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model.name,

@@ -1,14 +1,19 @@
 """What is asked of the engine, as one immutable object."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ..errors import MedverseError
 from .context import ContextPair, ContextSet, Task
+from .strategies import STRATEGIES
 from .volume import Volume, as_volume
+
+if TYPE_CHECKING:
+    from .strategies import Strategy
 
 Align = Literal["none", "rigid", "affine", "auto"]
 Prior = Literal["none", "vote", "auto"]
@@ -29,7 +34,8 @@ class Request:
     target : Volume
         The scan to predict, any shape and numeric dtype.
     pairs : tuple of ContextPair
-        At least one; all of one task.
+        At least one; all of one task. None are needed where the strategy has embeddings of its
+        own.
     classes : tuple of int
         Label values to predict, in this order; None means every value present.
         Empty for image tasks.
@@ -60,6 +66,9 @@ class Request:
     visible : tuple of (float or None), optional
         Per axis, the target index of the slice in view (None: no slice on this axis). Windows
         that meet it are computed first; the result does not depend on it.
+    strategy : str or Strategy, optional
+        How Iris weights get their task embeddings; see `strategies`. None means their default;
+        other weights take none.
     run_id : int
         Unique in this process and ascending: the newest request wins.
 
@@ -82,6 +91,7 @@ class Request:
     threshold: float = 0.5
     skip: float | None = None
     visible: tuple[float | None, float | None, float | None] | None = None
+    strategy: "str | Strategy | None" = None
     run_id: int = field(default_factory=lambda: next(_run_ids))
 
     def __post_init__(self) -> None:
@@ -91,7 +101,8 @@ class Request:
                 f"{target.label}: every voxel of the target has the same value; choose another scan"
             )
         context = self.pairs if isinstance(self.pairs, ContextSet) else ContextSet(self.pairs)
-        classes = context.validate(self.classes)
+        own = getattr(self.strategy, "classes", None)
+        classes = context.validate(self.classes) if own is None else _chosen(self.classes, own)
         for name, value in (("target", target), ("pairs", tuple(context)), ("classes", classes)):
             object.__setattr__(self, name, value)
         self._check_options()
@@ -99,7 +110,7 @@ class Request:
     @property
     def task(self) -> Task:
         """The common task of the pairs."""
-        return self.pairs[0].task
+        return self.pairs[0].task if self.pairs else "labels"
 
     def _check_options(self) -> None:
         _check_choice("align", self.align, _ALIGN)
@@ -118,6 +129,8 @@ class Request:
         _check_range("threshold", self.threshold, 0.0, 1.0)
         if self.skip is not None:
             _check_range("skip", self.skip, 0.0, 0.49)
+        if isinstance(self.strategy, str):
+            _check_choice("strategy", self.strategy, tuple(STRATEGIES))
         if self.visible is not None and len(self.visible) != 3:
             raise MedverseError("visible needs three entries: a slice index or None per axis")
 
@@ -135,6 +148,18 @@ def make_request(target, pairs, **options) -> Request:
         if name not in known:
             raise MedverseError(f"there is no option {name!r}; the options are {', '.join(known)}")
     return Request(target, pairs, **options)
+
+
+def _chosen(wanted: Iterable[int] | None, known: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the classes wanted of those that a strategy has embeddings for."""
+    chosen = known if wanted is None else tuple(dict.fromkeys(int(value) for value in wanted))
+    for value in chosen:
+        if value not in known:
+            listed = ", ".join(map(str, known))
+            raise MedverseError(f"class {value} has no embedding; there are those of {listed}")
+    if not chosen:
+        raise MedverseError("no class was chosen")
+    return chosen
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

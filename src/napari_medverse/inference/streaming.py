@@ -22,6 +22,7 @@ from .context import ContextPair
 from .engine import Engine
 from .feedback import Feedback
 from .frames import Frame
+from .iris_stream import stream_iris
 from .levels import Level
 from .normalise import Scaling
 from .placing import intensity, place_pairs, place_target, share_scales, vote
@@ -69,7 +70,7 @@ def stream(
         Seconds between frames of an unfinished level at least; None yields one frame a level.
     **options
         Fields of `Request`: classes, align, prior, placement, mini_context, levels, stop_level,
-        overlap, threshold, skip, visible.
+        overlap, threshold, skip, visible, strategy.
 
     Yields
     ------
@@ -108,6 +109,12 @@ def stream_request(
         raise MedverseError(
             f"'{model.name}' holds Neuroverse3D weights, which take no prior; "
             "use prior='auto' or Medverse weights"
+        )
+    if model.kind == "iris":
+        return stream_iris(model, request, cancel, progress, cache)
+    if request.strategy is not None:
+        raise MedverseError(
+            f"'{model.name}' holds {model.kind} weights; strategies are for Iris weights"
         )
     return _Run(model, request, cancel, progress, cache, frame_interval).frames()
 
