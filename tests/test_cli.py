@@ -344,3 +344,54 @@ def test_study_of_a_target_without_truth_in_common(tmp_path, files, weights, cap
     write_nifti(label, np.zeros((18, 20, 22), np.uint8), AFFINE)
     arguments = ("study", files[0], label, *files[1:], "--out", tmp_path, "--model", weights)
     assert "no class in common" in fails(capsys, *arguments)
+
+
+# ---- Iris
+
+
+@pytest.fixture
+def iris(tmp_path):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        kind="iris", channels=(4, 8), queries=2, heads=2, embedding=8, stem=2,
+        patch=(16, 16, 16), resampling="area", memory=("head/skull",),
+    )  # fmt: skip
+    path = tmp_path / "tiny-iris.safetensors"
+    write_weights(path, config.build().state_dict(), config)
+    return str(path)
+
+
+def test_predict_takes_a_strategy_and_keeps_its_embeddings(tmp_path, iris, files):
+    out, kept = tmp_path / "out.nii.gz", tmp_path / "kept.safetensors"
+    asked = ["predict", *files, "--out", str(out), "--model", iris]
+    retrieval = ["--strategy", "object-retrieval", "--best", "2", "--save-embedding", str(kept)]
+    assert main([*asked, *retrieval]) == 0
+    first = read_nifti(out).data
+    told = json.loads((tmp_path / "out.json").read_text())["strategy"]
+    assert told["name"] == "object-retrieval" and set(told["references"]) == {"1", "2"}
+    alone = ["predict", files[0], "--out", str(out), "--model", iris]
+    assert main([*alone, "--embedding", str(kept)]) == 0
+    np.testing.assert_array_equal(read_nifti(out).data, first)
+    assert main([*alone, "--memory", "3=head/skull"]) == 0
+    assert set(np.unique(read_nifti(out).data)) <= {0, 3}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--strategy", "one-shot", "--best", "2"], "--best is for --strategy image-retrieval"),
+        (["--strategy", "memory"], "needs --memory 1=NAME"),
+        (["--strategy", "stored"], "needs --embedding FILE"),
+        (["--memory", "1=head/ear"], "its classes are head/skull"),
+        (["--memory", "skull"], "does not give classes their names"),
+        (["--strategy", "one-shot", "--reference", "9"], "there is no pair 9; there are 2"),
+    ],
+)
+def test_strategies_that_cannot_be_used_are_one_line(tmp_path, iris, files, capsys, more, message):
+    out = tmp_path / "out.nii.gz"
+    assert message in fails(capsys, "predict", *files, "--out", out, "--model", iris, *more)
+
+
+def test_predict_without_context_says_what_is_missing(tmp_path, iris, files, capsys):
+    told = fails(capsys, "predict", files[0], "--out", tmp_path / "out.nii.gz", "--model", iris)
+    assert "add at least one image and label" in told

@@ -70,7 +70,7 @@ def unknown_task(w):
 
 @bad(
     "there is no option 'aline'; the options are classes, align, prior, placement, "
-    "mini_context, levels, stop_level, overlap, threshold, skip, visible, run_id"
+    "mini_context, levels, stop_level, overlap, threshold, skip, visible, strategy, run_id"
 )
 def unknown_option(w):
     w.ask(aline="rigid")

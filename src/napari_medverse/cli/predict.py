@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import MedverseError
 from .options import add_align_options, add_model_options, class_values, positive
+from .strategy import add_strategy_options, strategy_of
 
 if TYPE_CHECKING:
     from ..inference import ContextPair, Prediction, Volume
@@ -65,6 +66,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add_align_options(parser)
     add_model_options(parser)
+    add_strategy_options(parser)
     parser.set_defaults(run=_run)
 
 
@@ -77,6 +79,7 @@ def _run(options: argparse.Namespace) -> None:
     inputs = [Path(options.target), *(Path(file) for pair in options.context for file in pair)]
     for path in outputs:
         check_output(path, inputs)
+    strategy = strategy_of(options)
     target, pairs = read_inputs(options.target, options.context)
     if options.bank:
         from .bank import bank_pairs
@@ -93,6 +96,7 @@ def _run(options: argparse.Namespace) -> None:
         classes=options.classes,
         levels=options.levels,
         mini_context=options.mini_context,
+        strategy=strategy,
     )
     write_result(Path(options.out), prediction, target, inputs)
     if options.probability:
