@@ -76,6 +76,15 @@ def test_similar_pairs_weigh_more():
     assert similarity_weights([voter(label)]) == [1.0]
 
 
+def test_a_weight_may_differ_from_place_to_place():
+    trusted = np.ones((8, 8, 8), np.float32)
+    trusted[:4] = 0
+    pairs = [voter(half()), voter(np.ones((8, 8, 8), np.uint8))]
+    vote = label_vote(pairs, 1, weights=[trusted, 1.0])
+    assert np.allclose(vote, 1)
+    assert np.allclose(label_vote(pairs, 1, weights=[1.0, trusted])[:4], 0)
+
+
 def test_a_vote_needs_pairs_and_fitting_weights():
     with pytest.raises(MedverseError, match="at least one context pair"):
         label_vote([], 1)

@@ -16,6 +16,7 @@ from napari_medverse.inference import (
     predict,
     stream,
 )
+from napari_medverse.inference.likeness import local_difference, weights_of
 
 SHAPE = (20, 18, 22)
 
@@ -111,6 +112,10 @@ def test_a_displacement_field_moves_what_is_read(registrations):
     assert np.abs(unmoved.probability - found.probability).max() > 0.05
 
 
+def unit_range(image: np.ndarray) -> np.ndarray:
+    return ((image - image.min()) / np.ptp(image)).astype(np.float32)
+
+
 def test_the_vote_of_aligned_labels_is_the_first_prior(registrations):
     """With a network that changes nothing, level 1 is the vote, sharpened by the prior's gain."""
     registrations.answers = [{}, {}]
@@ -120,7 +125,12 @@ def test_the_vote_of_aligned_labels_is_the_first_prior(registrations):
     last.bias.zero_()
     pairs = [turned_pair(1), turned_pair(2)]
     out = predict(model, scan(SHAPE, 0), pairs, align="auto", classes=(1,), levels=1)
-    share = np.mean([annotation(SHAPE, seed) == 1 for seed in (1, 2)], axis=0).clip(0.05, 0.95)
+    weights = [
+        weights_of(local_difference(unit_range(scan(SHAPE, 0)), unit_range(scan(SHAPE, seed))))
+        for seed in (1, 2)
+    ]
+    masks = [annotation(SHAPE, seed) == 1 for seed in (1, 2)]
+    share = np.average(masks, axis=0, weights=weights).clip(0.05, 0.95)
     expected = 1 / (1 + np.exp(-1.5 * np.log(share / (1 - share))))
     np.testing.assert_allclose(out.probability[0], expected, atol=1e-4)
 

@@ -1,6 +1,7 @@
 """Bringing context pairs to the target: alignment where it is asked for, else by their grids."""
 
 from dataclasses import replace
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from . import normalise
 from .cache import FeatureCache
 from .grid import scale_and_shift, target_to_source, world_map
 from .levels import Level
+from .likeness import Likeness
 from .normalise import Scaling
 from .request import Request
 from .sampling import Bend
@@ -110,28 +112,29 @@ def vote(
     target: Volume,
     value: int,
     level: Level,
-    rows: np.ndarray | None = None,
+    likeness: Likeness,
+    rows: np.ndarray,
 ) -> torch.Tensor:
-    """Return the vote of the pairs that hold a class, as they are placed, on a level's grid.
+    """Return the vote of the pairs that hold a class, as they are placed, on rows of a level.
 
-    See `prior.label_vote`; pairs that are more like the target count more. `rows` asks for some
-    consecutive indices of the first axis only.
+    See `prior.label_vote`; a pair counts the more the more it is like the target, as a whole and
+    around each voxel. `rows` are consecutive indices of the first axis.
     """
     # SimpleITK is slow to import and many requests do without.
     from .prior import label_vote, similarity_weights
 
-    voters = [pair.as_aligned(target) for pair in pairs if value in pair.pair.classes]
-    shape, offset = level.grid, level.grid_offset
-    if rows is not None:
-        shape = (len(rows), *shape[1:])
-        offset = (offset[0] + float(rows[0]) * level.grid_scale[0], *offset[1:])
+    holds = [value in pair.pair.classes for pair in pairs]
+    voters = [pair.as_aligned(target) for pair in compress(pairs, holds)]
+    local = compress(likeness.on(level, rows), holds)
+    first, *others = level.grid_offset
+    first += float(rows[0]) * level.grid_scale[0]
     share = label_vote(
         voters,
         value,
-        similarity_weights(voters),
-        shape=shape,
+        (whole * part for whole, part in zip(similarity_weights(voters), local, strict=True)),
+        shape=(len(rows), *level.grid[1:]),
         scale=level.grid_scale,
-        offset=offset,
+        offset=(first, *others),
     )
     return torch.from_numpy(share)
 

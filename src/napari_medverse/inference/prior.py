@@ -1,6 +1,6 @@
 """The aligned label vote: a first guess of the target's label from registered context alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ Triple = tuple[float, float, float]
 def label_vote(
     aligned: Sequence[AlignedPair],
     value: int,
-    weights: Sequence[float] | None = None,
+    weights: Iterable[float | np.ndarray] | None = None,
     *,
     shape: tuple[int, int, int] | None = None,
     scale: Triple = (1.0, 1.0, 1.0),
@@ -31,7 +31,8 @@ def label_vote(
     value
         The label value.
     weights
-        One number >= 0 per pair (see `similarity_weights`); None counts all alike.
+        Per pair one number >= 0 (see `similarity_weights`), or one a voxel, (d, h, w) (see
+        `likeness`); None counts all alike. An iterator is asked for one pair's at a time.
     shape, scale, offset
         The grid (d, h, w), where target index = offset + scale * grid index; the target's own
         where None.
@@ -48,18 +49,25 @@ def label_vote(
     """
     if not aligned:
         raise MedverseError("a vote needs at least one context pair")
-    weights = [1.0] * len(aligned) if weights is None else [float(w) for w in weights]
-    if len(weights) != len(aligned) or min(weights) < 0 or max(weights) == 0:
-        raise MedverseError(
-            f"a vote of {len(aligned)} pairs needs {len(aligned)} weights, none negative and not "
-            f"all 0; got {weights}"
-        )
+    if weights is None:
+        weights = [1.0] * len(aligned)
+    if isinstance(weights, Sequence):
+        _check(weights, len(aligned))
     shape = shape or aligned[0].target.shape
     votes, voters = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for pair, weight in zip(aligned, weights, strict=True):
         votes += weight * pair.mask_on(value, shape, scale, offset)
         voters += weight * pair.seen_on(shape, scale, offset)
     return np.clip(np.divide(votes, voters, out=votes, where=voters > 0), 0, 1)
+
+
+def _check(weights: Sequence[float | np.ndarray], count: int) -> None:
+    least = [float(np.min(weight)) for weight in weights]
+    if len(weights) != count or min(least) < 0 or max(map(np.max, weights)) == 0:
+        raise MedverseError(
+            f"a vote of {count} pairs needs {count} weights, none negative and not all 0; "
+            f"got {least}"
+        )
 
 
 def similarity_weights(aligned: Sequence[AlignedPair], sharpness: float = 4.0) -> list[float]:

@@ -24,6 +24,7 @@ from .feedback import Feedback
 from .frames import Frame
 from .iris_stream import stream_iris
 from .levels import Level
+from .likeness import Likeness
 from .normalise import Scaling
 from .placing import intensity, place_pairs, place_target, share_scales, vote
 from .request import Request, make_request
@@ -177,6 +178,7 @@ class _Run:
             self.cache,
             self.cancel,
         )
+        self.likeness = Likeness(target, pairs, engine.mode, self.cache)
 
     def _worth_a_sketch(self, plan: list[Level]) -> bool:
         return self.frame_interval is not None and len(plan) > 1 and plan[0].windows == 1
@@ -243,11 +245,17 @@ class _Run:
 
     def _votes(self, level: Level) -> Tensor:
         channels = range(len(self.runner.classes))
-        return torch.stack([self._vote(channel, level) for channel in channels])
+        # Piece by piece: the weights of all pairs are at hand for one piece at a time.
+        return torch.stack(
+            [
+                torch.cat([self._vote(channel, level, rows) for rows in slabs(level)])
+                for channel in channels
+            ]
+        )
 
-    def _vote(self, channel: int, level: Level, rows: np.ndarray | None = None) -> Tensor:
+    def _vote(self, channel: int, level: Level, rows: np.ndarray) -> Tensor:
         value = self.runner.classes[channel]
-        return vote(self.runner.pairs, self.request.target, value, level, rows)
+        return vote(self.runner.pairs, self.request.target, value, level, self.likeness, rows)
 
     def _feedback(self, engine: Engine, values: Tensor, level: Level, following: Level) -> Feedback:
         target = self.runner.target
