@@ -5,14 +5,28 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from napari_medverse.inference.likeness import local_difference, weights_of
 from napari_medverse.training.anatomy.acquisition import blur
 from napari_medverse.training.anatomy.noise import Array, smooth_noise
 from napari_medverse.training.degrade import down_up
 
 
-def vote(rng: np.random.Generator, labels: list[Array]) -> Array:
-    """Return the mean of the (aligned) context labels, sometimes blurred or hardened."""
-    mean = np.mean(labels, axis=0, dtype=np.float32)
+def vote(
+    rng: np.random.Generator,
+    labels: list[Array],
+    target: Array | None = None,
+    images: list[Array] | None = None,
+) -> Array:
+    """Return the mean of the (aligned) context labels, sometimes blurred or hardened.
+
+    With the images of target and contexts it is, as at inference, mostly weighed by how alike
+    they are around each voxel.
+    """
+    if images is not None and len(images) > 1 and rng.random() < 0.7:
+        weights = [weights_of(local_difference(target, np.clip(x, 0, 1))) for x in images]
+        mean = sum(w * x for w, x in zip(weights, labels, strict=True)) / sum(weights)
+    else:
+        mean = np.mean(labels, axis=0, dtype=np.float32)
     draw = rng.random()
     if draw < 0.25:
         return blur(mean, float(rng.uniform(0.4, 1.2)))

@@ -175,7 +175,7 @@ def segmentation_episode(
     if modality is not None:
         images = [modality(image) for image in images]
 
-    ar_label, own = _prior_label(rng, labels, config, plan, mode)
+    ar_label, own = _prior_label(rng, images, labels, config, plan, mode)
     ar_image = None
     if ar_label is not None:
         coarse = own or rng.random() < config.autoregressive.coarse_image
@@ -218,7 +218,12 @@ def _change_labels(
 
 
 def _prior_label(
-    rng: np.random.Generator, labels: list[Array], config: TrainingConfig, plan: Plan, mode: str
+    rng: np.random.Generator,
+    images: list[Array],
+    labels: list[Array],
+    config: TrainingConfig,
+    plan: Plan,
+    mode: str,
 ) -> tuple[Array | None, bool]:
     """Return an autoregressive label, and whether the network shall make its own instead."""
     if not plan.autoregressive:
@@ -233,7 +238,7 @@ def _prior_label(
     kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
     if kind == "vote":
         if rng.random() < 0.8:
-            return prior.vote(rng, labels[1:]), False
+            return prior.vote(rng, labels[1:], images[0], images[1:]), False
         return prior.vote(rng, [prior.misplaced(rng, labels[0], rng.uniform(0.01, 0.05))]), False
     # an "own" label is a degraded truth until the loop puts the network's in its place
     return prior.degraded(rng, labels[0]), kind == "own"

@@ -24,6 +24,8 @@ PoseMode = Literal["aligned", "mild", "strong"]
 
 # standard deviations: rotation in degrees, translation and scale as parts of the field of view
 _SPREAD = {"aligned": (3.0, 0.025, 0.03), "mild": (14.0, 0.08, 0.08), "strong": (0.0, 0.10, 0.10)}
+# Bounds of the residual error of "aligned" specimens, in units of the spread.
+_RESIDUAL = (0.1, 1.6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +50,9 @@ def episode_poses(
 
     ``zoom`` is the half-width of the field of view relative to the anatomy's (1.1 sees all of it
     with a margin, 0.4 a part, around a random place of the anatomy). ``variation`` scales the
-    deformation between specimens. Specimens in "aligned" mode share their pose up to a
-    registration's residual error; "strong" turns each one anyhow.
+    deformation between specimens. Specimens in "aligned" mode share their pose and shape up to a
+    registration's residual error, from hardly any to a failed deformable step; "strong" turns each
+    one anyhow.
     """
     base = random_rotation(rng) if rng.random() < 0.8 else np.eye(3)
     stretch = np.exp(rng.normal(0, 0.1, 3))
@@ -57,6 +60,10 @@ def episode_poses(
     centre = _view_centre(rng, anatomy, zoom)
     degrees, shift, grow = _SPREAD[mode]
     looseness = rng.uniform(0.3, 1.8)
+    if mode == "aligned":
+        looseness = float(np.exp(rng.uniform(*np.log(_RESIDUAL))))
+        # A deformable registration undoes most of the deformation with most of the turn.
+        variation *= min(1.0, looseness)
     poses = []
     for _ in range(count):
         turn = (
