@@ -37,6 +37,13 @@ def image():
     return np.random.default_rng(5).random((16, 16, 16), np.float32)
 
 
+def test_image_tasks_may_have_steps_of_another_size():
+    stage = STAGE | {"image": (8, 3)}
+    for share, shape in ((1, (2, 1, 16, 16, 16)), (0, (3, 1, 8, 8, 8))):
+        batch = make_batch(config(stages=[stage], segmentation_share=share), 0)
+        assert batch.target.shape == shape
+
+
 def test_batch_has_the_shapes_the_networks_take():
     batch = make_batch(config(segmentation_share=1, autoregressive={"probability": 1}), 0)
     assert batch.task == "labels"

@@ -145,6 +145,13 @@ class Stage(_Settings):
     canonical: int = Field(96, description="side of the grid an anatomy is painted on")
     autoregressive: float | None = Field(None, description="overrides the general probability")
     fraction: Span | None = Field(None, description="overrides the foreground's bounds")
+    image: tuple[int, int] | None = Field(
+        None, description="size and episodes of a step of image tasks, where they differ"
+    )
+
+    def batch_of(self, task: Literal["labels", "image"]) -> tuple[int, int]:
+        """Return size and episodes of a step of the task "labels" or "image"."""
+        return self.image if task == "image" and self.image else (self.size, self.tasks)
 
 
 class TrainingConfig(_Settings):

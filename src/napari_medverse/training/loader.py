@@ -18,6 +18,7 @@ from napari_medverse.training.tasks import (
     Batch,
     Episode,
     Plan,
+    TaskKind,
     collate,
     image_episode,
     segmentation_episode,
@@ -36,9 +37,11 @@ def step_plan(config: TrainingConfig, step: int) -> Plan:
     share = config.autoregressive.probability
     if stage.autoregressive is not None:
         share = stage.autoregressive
+    task: TaskKind = "labels" if rng.random() < config.segmentation_share else "image"
+    size, _ = stage.batch_of(task)
     return Plan(
-        task="labels" if rng.random() < config.segmentation_share else "image",
-        size=stage.size,
+        task=task,
+        size=size,
         contexts=int(rng.integers(stage.contexts[0], stage.contexts[1] + 1)),
         autoregressive=bool(rng.random() < share),
     )
@@ -58,11 +61,12 @@ class EpisodeSource:
     def batch(self, step: int, rank: int = 0) -> Batch:
         """Return the batch of a step for process ``rank`` of a run on several GPUs."""
         plan = step_plan(self.config, step)
-        return collate([self.episode(step, k, plan) for k in self.slots(step, rank)], plan.task)
+        slots = self.slots(step, rank, plan.task)
+        return collate([self.episode(step, slot, plan) for slot in slots], plan.task)
 
-    def slots(self, step: int, rank: int) -> range:
+    def slots(self, step: int, rank: int, task: TaskKind = "labels") -> range:
         """Return the numbers of a process's episodes; every process has its own."""
-        tasks = self.config.stage_at(step)[1].tasks
+        _, tasks = self.config.stage_at(step)[1].batch_of(task)
         return range(rank * tasks, (rank + 1) * tasks)
 
     def episode(self, step: int, slot: int, plan: Plan) -> Episode:
