@@ -383,7 +383,7 @@ def test_predict_takes_a_strategy_and_keeps_its_embeddings(tmp_path, iris, files
         (["--strategy", "memory"], "needs --memory 1=NAME"),
         (["--strategy", "stored"], "needs --embedding FILE"),
         (["--memory", "1=head/ear"], "its classes are head/skull"),
-        (["--memory", "skull"], "does not give classes their names"),
+        (["--memory", "skull"], "does not give label values their classes"),
         (["--strategy", "one-shot", "--reference", "9"], "there is no pair 9; there are 2"),
     ],
 )

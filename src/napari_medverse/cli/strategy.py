@@ -40,7 +40,6 @@ def add_strategy_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--memory",
-        type=_names,
         metavar="1=NAME,2=NAME",
         help="memory: the class for each label value; 'weights info' lists the names",
     )
@@ -91,14 +90,3 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     if "reference" in arguments:
         arguments["reference"] -= 1
     return arguments
-
-
-def _names(text: str) -> dict[int, str]:
-    """Parse ``1=head/skull,2=head/jaw`` for argparse."""
-    try:
-        parts = [part.split("=", 1) for part in text.split(",")]
-        return {int(value): name.strip() for value, name in parts}
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} does not give classes their names, such as 1=head/skull,2=head/jaw"
-        ) from None

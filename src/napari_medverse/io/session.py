@@ -87,6 +87,9 @@ class PreviewRecord(Record):
     mini_context: int = Field(1, ge=1, le=64)
     view_first: bool = True
     show: str = "labels"
+    strategy: str = "ensemble"
+    best: int = Field(1, ge=1, le=64)
+    strategy_source: str = ""
 
 
 class PredictionRecord(Record):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .context_model import ContextSetModel
-from .preview_model import PreviewModel
+from .preview_model import PAIRLESS, PreviewModel
 from .rows import PairRow
 from .snapshot import LayerRef
 from .worker import Job
@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 Visible = tuple[float | None, ...]
 
 
-def obstacle(preview: PreviewModel, context: ContextSetModel) -> str:
-    """Return what the user has to do before a prediction can run; "" if nothing."""
+def obstacle(preview: PreviewModel, context: ContextSetModel, kind: str) -> str:
+    """Return what the user has to do before a prediction can run; "" if nothing.
+
+    ``kind`` is that of the chosen weights.
+    """
     active = context.active
     if preview.target is None:
         return "Choose a target."
     if not preview.model:
         return "No weights are installed: import some with 'napari-medverse weights import'."
+    if pairless(preview, kind):
+        if preview.strategy_source:
+            return ""
+        wanted = {"memory": "a class for each value, 1=NAME", "stored": "a file of embeddings"}
+        return f"Give {wanted[preview.strategy]} in the field below the strategy."
     if not active:
         return "Tick at least one pair in the context set."
     if not teachers(preview.target, context):
@@ -45,24 +53,45 @@ def make_job(
     context: ContextSetModel,
     dims: Dims,
     threshold: Callable[[], float],
+    kind: str,
 ) -> Job:
     """Note a request as things stand now; to be called on the GUI thread."""
-    rows = teachers(preview.target, context)
-    return Job(
-        run_id=run_id,
-        model=preview.model,
-        target=LayerRef.of(preview.target),
-        pairs=tuple(row.ref() for row in rows),
-        options={
-            "classes": _classes(rows, context),
+    rows = [] if pairless(preview, kind) else teachers(preview.target, context)
+    if kind == "iris":
+        how = {"strategy": _strategy(preview)}
+    else:
+        how = {
             "align": preview.align,
             "prior": preview.prior,
             "mini_context": preview.mini_context,
             "levels": preview.levels or None,
             "visible": visible_slice(dims, preview.target) if preview.view_first else None,
-        },
+        }
+    return Job(
+        run_id=run_id,
+        model=preview.model,
+        target=LayerRef.of(preview.target),
+        pairs=tuple(row.ref() for row in rows),
+        options={"classes": _classes(rows, context) if rows else None, **how},
         threshold=threshold,
     )
+
+
+def pairless(preview: PreviewModel, kind: str) -> bool:
+    """Whether a prediction takes its embeddings from elsewhere than the context set."""
+    return kind == "iris" and preview.strategy in PAIRLESS
+
+
+def _strategy(preview: PreviewModel) -> dict[str, Any]:
+    """Describe the strategy; the worker makes it, since that imports torch."""
+    described: dict[str, Any] = {"name": preview.strategy}
+    if preview.strategy.endswith("retrieval"):
+        described["best"] = preview.best
+    elif preview.strategy == "memory":
+        described["names"] = preview.strategy_source
+    elif preview.strategy == "stored":
+        described["path"] = preview.strategy_source
+    return described
 
 
 def visible_slice(dims: Dims, target: Any) -> Visible | None:

@@ -10,7 +10,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..errors import MedverseError
 from . import accept
-from .asking import make_job, obstacle
+from .asking import make_job, obstacle, pairless
 from .context_model import ContextSetModel
 from .frames import Picture
 from .preview_layers import PreviewLayer, aligned_layers
@@ -119,6 +119,11 @@ class PreviewController(QObject):
         return self._worker is not None and self._worker.alive
 
     @property
+    def kind(self) -> str:
+        """Kind of the chosen weights; "" where their file does not say."""
+        return self.engine.describe(self.preview.model).get("kind", "")
+
+    @property
     def busy(self) -> bool:
         """Whether the worker has something to do, wanted or not."""
         return self._worker is not None and self._worker.busy
@@ -129,16 +134,19 @@ class PreviewController(QObject):
         """Ask for a prediction now; what runs is superseded."""
         self._debounce.stop()
         preview = self.preview
-        hint = obstacle(preview, self.context)
+        kind = self.kind
+        hint = obstacle(preview, self.context, kind)
         if hint:
             self._worker.cancel()
             self._drop_blank()
             preview.rest(hint)
             return
         self.engine.preferences = preferences()
-        job = make_job(next(_run_ids), preview, self.context, self._dims, lambda: preview.threshold)
+        job = make_job(
+            next(_run_ids), preview, self.context, self._dims, lambda: preview.threshold, kind
+        )
         self._pending = None
-        if self.context.task == "labels":
+        if self.context.task == "labels" or pairless(preview, kind):
             self.shown.prepare(preview.target, preview.show, self._colormap())
         preview.begin(job.run_id)
         self._worker.submit(job)

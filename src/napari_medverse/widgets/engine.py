@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MedverseError
 from .rows import AlignmentStatus
 from .settings import Preferences
 
@@ -22,12 +23,13 @@ FRAME_INTERVAL = 0.15
 class LocalEngine:
     """Loads weights and predicts on this machine; keeps one model and its feature cache.
 
-    All but `models` is called on the worker's thread only.
+    All but `models` and `describe` is called on the worker's thread only.
     """
 
     def __init__(self, preferences: Preferences | None = None) -> None:
         self.preferences = preferences or Preferences()
         self._model: tuple[tuple, Model] | None = None
+        self._described: dict[str, dict[str, Any]] = {}
         self._cache: FeatureCache | None = None
 
     def models(self) -> list[str]:
@@ -35,6 +37,17 @@ class LocalEngine:
         from ..weights import available
 
         return available()
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return what a weights file's header says, nothing where it cannot be read."""
+        from ..weights.registry import info
+
+        if name not in self._described:
+            try:
+                self._described[name] = info(name)
+            except MedverseError:
+                return {}  # loading it will say what is wrong
+        return self._described[name]
 
     def load(self, name: str) -> Model:
         """Return the model of a name, loaded once."""
@@ -58,6 +71,10 @@ class LocalEngine:
         """Check a request and make it ready to run; raises `MedverseError` for bad input."""
         from ..inference import Request
 
+        if "strategy" in options:
+            from ..inference.strategies import make_strategy
+
+            options = {**options, "strategy": make_strategy(**options["strategy"])}
         request = Request(target, tuple(pairs), **options)
         return Run(model, request, self.cache, cancel, progress)
 

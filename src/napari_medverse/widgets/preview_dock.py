@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from magicgui.widgets import CheckBox, ComboBox, FloatSlider, LineEdit, SpinBox, Widget
+from magicgui.widgets import CheckBox, ComboBox, FloatSlider, LineEdit, SpinBox
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
-    QFormLayout,
     QHBoxLayout,
     QLabel,
     QProgressBar,
@@ -19,8 +18,10 @@ from superqt import QCollapsible, QToggleSwitch
 from . import accept
 from .choices import LayerChoice
 from .dock import Dock
+from .forms import form
 from .marks import is_scratch
 from .preview_model import ALIGN, NO_MODEL, PRIOR, SHOW
+from .strategy_panel import StrategyPanel
 
 if TYPE_CHECKING:
     import napari
@@ -31,7 +32,6 @@ ALIGN_NAMES = {
     "rigid": "rigid",
     "none": "none, as in the papers",
 }
-LABEL_WIDTH = 92
 PRIOR_NAMES = {"auto": "auto", "vote": "aligned label vote", "none": "none, as in the papers"}
 
 
@@ -64,11 +64,13 @@ class LivePreviewDock(Dock):
             self.bindings.connect(getattr(events, name), self._show_state)
         self.bindings.connect(events.target, self._show_accept)
         self.bindings.connect(events.live, self._show_live)
+        self.bindings.connect(events.model, self._show_kind)
         self.bindings.connect(self.state.context.choice_changed, self._show_task)
         self._show_state()
         self._show_live()
         self._show_accept()
         self._show_task()
+        self._show_kind()
 
     # ---- building
 
@@ -80,7 +82,9 @@ class LivePreviewDock(Dock):
             self.preview.model = self.model.choices[0]
         self.bindings.two_way(self.target, self.preview, "target")
         self.bindings.two_way(self.model, self.preview, "model")
-        self.column.addLayout(_form({"Target": self.target, "Model": self.model}))
+        self.column.addLayout(form({"Target": self.target, "Model": self.model}))
+        self.strategy = StrategyPanel(self.preview, self.bindings)
+        self.column.addWidget(self.strategy)
 
     def _build_running(self) -> None:
         self.live = QToggleSwitch("Live")
@@ -112,7 +116,7 @@ class LivePreviewDock(Dock):
         self.show_as = ComboBox(choices=list(SHOW))
         self.bindings.two_way(self.threshold, self.preview, "threshold")
         self.bindings.two_way(self.show_as, self.preview, "show")
-        self.column.addLayout(_form({"Threshold": self.threshold, "Show": self.show_as}))
+        self.column.addLayout(form({"Threshold": self.threshold, "Show": self.show_as}))
 
     def _build_options(self) -> None:
         self.levels = ComboBox(choices=[("auto", 0), *((str(n), n) for n in range(1, 6))])
@@ -135,7 +139,7 @@ class LivePreviewDock(Dock):
             self.bindings.two_way(widget, self.preview, name)
         panel = QWidget()
         panel.setLayout(
-            _form(
+            form(
                 {
                     "Levels": self.levels,
                     "Alignment": self.align,
@@ -162,7 +166,7 @@ class LivePreviewDock(Dock):
         self.mapping.native.setPlaceholderText("same values; or 1:5, 2:6")
         self.mapping.tooltip = "Value to write for each class; 0 leaves a class out"
         self.column.addLayout(
-            _form({"Accept into": self.into, "Rule": self.rule, "Classes": self.mapping})
+            form({"Accept into": self.into, "Rule": self.rule, "Classes": self.mapping})
         )
         self.accept = QPushButton("Accept")
         self.accept.clicked.connect(lambda: self._accept(False))
@@ -220,6 +224,15 @@ class LivePreviewDock(Dock):
         for widget in (self.threshold, self.show_as, self.into, self.rule, self.mapping):
             widget.enabled = labels
 
+    def _show_kind(self, *_: object) -> None:
+        """Offer what the weights understand: Iris has strategies, but no levels or alignment."""
+        described = self.state.engine.describe(self.preview.model)
+        iris = described.get("kind") == "iris"
+        self.strategy.setVisible(iris)
+        self.strategy.remember(described.get("memory", ()) if iris else ())
+        for widget in (self.levels, self.align, self.prior, self.mini_context, self.view_first):
+            widget.enabled = not iris
+
     def _show_accept(self, *_: object) -> None:
         self.into.refresh()
 
@@ -231,16 +244,3 @@ def _is_target(layer: object) -> bool:
         and layer.ndim == 3
         and not layer.rgb
     )
-
-
-def _form(rows: dict[str, Widget]) -> QFormLayout:
-    form = QFormLayout()
-    form.setContentsMargins(0, 0, 0, 0)
-    form.setVerticalSpacing(4)
-    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    for text, widget in rows.items():
-        label = QLabel(text)
-        # One width for all forms, so that the fields stand in one column.
-        label.setMinimumWidth(LABEL_WIDTH)
-        form.addRow(label, widget.native)
-    return form

@@ -17,9 +17,24 @@ ALIGN = ("auto", "affine", "rigid", "none")
 PRIOR = ("auto", "vote", "none")
 SHOW = ("labels", "probability")
 NO_MODEL = ""
+#: of Iris weights, with what people call it
+STRATEGIES = {
+    "ensemble": "mean of all pairs",
+    "one-shot": "first pair only",
+    "image-retrieval": "pairs most alike as images",
+    "object-retrieval": "per class the most alike objects",
+    "tuning": "tuned on the pairs",
+    "memory": "remembered from training",
+    "stored": "kept in a file",
+}
+#: these bring their own embeddings and need no pairs
+PAIRLESS = ("memory", "stored")
 
 #: changes of these ask for another prediction
-ASKING = ("target", "model", "levels", "align", "prior", "mini_context")
+ASKING = (
+    *("target", "model", "levels", "align", "prior", "mini_context"),
+    *("strategy", "best", "strategy_source"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +65,12 @@ class PreviewModel:
         Milliseconds without a change before a prediction starts.
     levels
         Autoregressive levels; 0 leaves the number to the engine.
+    strategy
+        How Iris weights get their task embeddings, a key of `STRATEGIES`.
+    best
+        How many references a retrieval averages.
+    strategy_source
+        What "memory" and "stored" take: classes by name, "1=head/skull"; or a file.
     threshold
         Probability from which a voxel counts as labelled.
     view_first
@@ -73,6 +94,9 @@ class PreviewModel:
     align: str = "auto"
     prior: str = "auto"
     mini_context: int = 1
+    strategy: str = "ensemble"
+    best: int = 1
+    strategy_source: str = ""
     view_first: bool = True
     show: str = "labels"
     state: str = "idle"

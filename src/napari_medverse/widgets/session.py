@@ -16,7 +16,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from ..errors import MedverseError, first_reason
 from ..io.session import LayerRecord, PairRecord, PreviewRecord, Session, session_path
 from .jobs import Jobs
-from .preview_model import ALIGN, PRIOR, SHOW, Result
+from .preview_model import ALIGN, PRIOR, SHOW, STRATEGIES, Result
 from .session_autosave import Recovery, find_recovery, new_autosave_path, remove_autosave
 from .session_draft import Draft, Origin, draft_of
 from .session_model import Section, SessionModel
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 TITLE = "Session"
 MINUTE = 60_000
-CHOICES = {"align": ALIGN, "prior": PRIOR, "show": SHOW}
+CHOICES = {"align": ALIGN, "prior": PRIOR, "show": SHOW, "strategy": tuple(STRATEGIES)}
 
 
 class SessionController(QObject):
@@ -303,7 +303,10 @@ class SessionController(QObject):
                 f"The weights '{record.model}' are not installed here: import them with "
                 f"'napari-medverse weights import'. '{preview.model}' stays chosen."
             )
-        for name in ("debounce", "levels", "threshold", "mini_context", "view_first"):
+        for name in (
+            *("debounce", "levels", "threshold", "mini_context", "view_first"),
+            *("best", "strategy_source"),
+        ):
             setattr(preview, name, getattr(record, name))
         for name, choices in CHOICES.items():
             if getattr(record, name) in choices:

@@ -29,6 +29,7 @@ KEPT_METADATA = (KEY, "nifti")
 PREVIEW_FIELDS = (
     *("model", "live", "debounce", "levels", "threshold"),
     *("align", "prior", "mini_context", "view_first", "show"),
+    *("strategy", "best", "strategy_source"),
 )
 
 

@@ -58,12 +58,21 @@ class ClassMemory:
     Parameters
     ----------
     names
-        Label value to write for each class: {1: "head/skull"}. The weights' names are listed
-        by ``weights info``.
+        The class for each label value to write: {1: "head/skull", 2: "head/jaw"}, or as text,
+        "1=head/skull, 2=head/jaw". The weights' names are listed by ``weights info``.
+
+    Raises
+    ------
+    MedverseError
+        The text cannot be read so.
     """
 
     name: ClassVar[str] = "memory"
-    names: Mapping[int, str]
+    names: Mapping[int, str] | str
+
+    def __post_init__(self) -> None:
+        if isinstance(self.names, str):
+            object.__setattr__(self, "names", parse_names(self.names))
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -83,3 +92,19 @@ class ClassMemory:
         return Chosen(
             torch.clone(kept), tuple(((self.names[value], None),) for value in desk.classes)
         )
+
+
+def parse_names(text: str) -> dict[int, str]:
+    """Read "1=head/skull, 2=head/jaw".
+
+    Raises
+    ------
+    MedverseError
+        The text does not have this form.
+    """
+    parts = [[word.strip() for word in part.split("=", 1)] for part in text.split(",")]
+    if not all(len(part) == 2 and part[0].isdecimal() and int(part[0]) > 0 for part in parts):
+        raise MedverseError(
+            f"{text!r} does not give label values their classes, such as 1=head/skull, 2=head/jaw"
+        )
+    return {int(value): name for value, name in parts}
