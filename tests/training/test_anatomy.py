@@ -7,6 +7,7 @@ import pytest
 
 from napari_medverse.training.anatomy import SCENES, cohort, random_anatomy
 from napari_medverse.training.anatomy import acquisition as acq
+from napari_medverse.training.anatomy import pose
 from napari_medverse.training.anatomy.appearance import random_appearance
 from napari_medverse.training.anatomy.noise import random_rotation, small_rotation, smooth_noise
 
@@ -70,6 +71,22 @@ def test_zoom_shows_a_part_of_the_anatomy():
         anatomy = random_anatomy(rng, 32, {"body": 1.0})
         shares.append((cohort(rng, anatomy, 1, 16, "mild", zoom)[0].labels > 0).mean())
     assert shares[1] > shares[0]
+
+
+@pytest.mark.parametrize("follow", [0.0, 1.0])
+def test_windows_of_unaligned_specimens_show_one_place_of_the_view_or_of_the_anatomy(
+    monkeypatch, follow
+):
+    monkeypatch.setattr(pose, "_FOLLOW", follow)
+    monkeypatch.setitem(pose._SPREAD, "strong", (0.0, 0.0, 0.0))
+    anatomy = random_anatomy(np.random.default_rng(1), 32, {"body": 1.0})
+    first, *others = pose.episode_poses(np.random.default_rng(4), anatomy, 4, "strong", 0.4, 0.3)
+    away = np.linalg.norm(first.offset - anatomy.centre)
+    assert away > 0.1
+    for other in others:
+        assert np.linalg.norm(other.offset - anatomy.centre) == pytest.approx(away)
+        moved = np.linalg.norm(other.offset - first.offset)
+        assert moved < 1e-9 if follow else moved > 0.05
 
 
 def test_ct_keeps_the_order_of_hounsfield_units():

@@ -26,6 +26,8 @@ PoseMode = Literal["aligned", "mild", "strong"]
 _SPREAD = {"aligned": (3.0, 0.025, 0.03), "mild": (14.0, 0.08, 0.08), "strong": (0.0, 0.10, 0.10)}
 # Bounds of the residual error of "aligned" specimens, in units of the spread.
 _RESIDUAL = (0.1, 1.6)
+# Share of episodes in which all views are about one place of the anatomy however they are turned.
+_FOLLOW = 0.4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,18 +66,32 @@ def episode_poses(
         looseness = float(np.exp(rng.uniform(*np.log(_RESIDUAL))))
         # A deformable registration undoes most of the deformation with most of the turn.
         variation *= min(1.0, looseness)
+    turns = [
+        random_rotation(rng) if mode == "strong" else small_rotation(rng, degrees * looseness)
+        for _ in range(count)
+    ]
+    follow = rng.random() < _FOLLOW
     poses = []
-    for _ in range(count):
-        turn = (
-            random_rotation(rng) if mode == "strong" else small_rotation(rng, degrees * looseness)
-        )
+    for turn in turns:
         scale = np.exp(rng.normal(0, grow * looseness)) * np.exp(rng.normal(0, grow / 3, 3))
         matrix = zoom * (turn @ base) @ np.diag(stretch * scale)
-        offset = centre + zoom * rng.normal(0, shift * looseness, 3)
+        seen = centre if follow else _same_place(anatomy, centre, turn @ turns[0].T)
+        offset = seen + zoom * rng.normal(0, shift * looseness, 3)
         # a scaled-up view must not magnify the deformation: it belongs to the anatomy
         bend = variation * rng.uniform(0.3, 1.5) * 0.03 * anatomy.reach
         poses.append(Pose(matrix, offset, bend, 0.3 * bend))
     return poses
+
+
+def _same_place(
+    anatomy: Anatomy, centre: NDArray[np.float64], turn: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return what a turned specimen shows where the first one shows ``centre``.
+
+    A window lies at one place of the field of view, whatever the anatomy has there: windows of
+    unaligned specimens show different parts.
+    """
+    return anatomy.centre + turn @ (centre - anatomy.centre)
 
 
 def _view_centre(rng: np.random.Generator, anatomy: Anatomy, zoom: float) -> NDArray[np.float64]:
