@@ -28,7 +28,7 @@ class Engine:
 
     @classmethod
     def of(cls, model) -> "Engine":
-        network = precision.prepare(model.network, model.device)
+        network = precision.prepare(model.network, model.device, model.precision)
         chosen = precision.resolve(model.precision, network, model.device)
         return cls(network, model.config, model.fingerprint, str(model.device), chosen, model.kind)
 

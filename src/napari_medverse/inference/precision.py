@@ -1,4 +1,8 @@
-"""Exact and fast arithmetic, and which of the two pays on this machine."""
+"""Exact and fast arithmetic, and which of the two pays on this machine.
+
+A third way, "plain", is the yardstick of the benchmarks: fp32, default memory format, every
+operation in its textbook form. It gives the same numbers as "exact" up to rounding.
+"""
 
 import contextlib
 import json
@@ -8,6 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
+from ..networks.plain import plain_operations
 from ..paths import cache_path
 
 PRECISIONS = ("exact", "fast")
@@ -21,7 +26,7 @@ _PROBE_SECONDS = 0.5
 def computing(
     precision: str, device: str | torch.device, gradients: bool = False
 ) -> Iterator[None]:
-    """Run network code in fp32 ("exact") or bf16 autocast ("fast").
+    """Run network code in fp32 ("exact", "plain") or bf16 autocast ("fast").
 
     ``gradients`` leaves torch's gradient mode as it is; by default none are recorded.
     """
@@ -31,15 +36,20 @@ def computing(
             stack.enter_context(torch.inference_mode())
         if precision == "fast":
             stack.enter_context(torch.autocast(kind, dtype=_fast_dtype(kind)))
-        elif kind == "cuda":
+        if precision == "plain":
+            stack.enter_context(plain_operations())
+        if precision != "fast" and kind == "cuda":
             # Else convolutions round their inputs to 10 bits (TF32).
             stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         yield
 
 
-def prepare(network: torch.nn.Module, device: str | torch.device) -> torch.nn.Module:
-    """Bring a network to its device, channels last in memory, ready to predict."""
-    return network.to(device=device, memory_format=torch.channels_last_3d).eval()
+def prepare(
+    network: torch.nn.Module, device: str | torch.device, precision: str = "auto"
+) -> torch.nn.Module:
+    """Bring a network to its device, channels last in memory but for "plain", ready to predict."""
+    layout = torch.contiguous_format if precision == "plain" else torch.channels_last_3d
+    return network.to(device=device, memory_format=layout).eval()
 
 
 def resolve(precision: str, network: torch.nn.Module, device: str | torch.device) -> str:
@@ -48,7 +58,7 @@ def resolve(precision: str, network: torch.nn.Module, device: str | torch.device
     Parameters
     ----------
     precision
-        "exact", "fast" or "auto".
+        "exact", "fast", "plain" or "auto".
     network
         Ready on its device; only its target encoder is run.
     """

@@ -142,9 +142,16 @@ class _Window:
 
     def _compute(self, groups: list[list[tuple[Crop, Crop]]], coarse: Crop | None) -> Tensor:
         semantic = None
+        # What the cache holds must stay as it is; the running mean is ours.
+        ours = self.cache is None
         for group in groups:
             features = self._context(group)
-            semantic = features if semantic is None else semantic.merge(features)
+            if semantic is None:
+                semantic = features
+            else:
+                with torch.inference_mode():
+                    semantic, ours = semantic.merge(features, in_place=ours), True
+            del features
         runner, model = self.runner, self.runner.model
         self._check()
         with computing(model.precision, self.device):

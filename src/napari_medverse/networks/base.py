@@ -66,13 +66,14 @@ class ContextNetwork(nn.Module):
         for image, label in groups[:-1]:
             with torch.no_grad():
                 features = self.encode_context(image, label, target)
-                mean = features if mean is None else mean.merge(features)
+                mean = features if mean is None else mean.merge(features, in_place=True)
+                del features
         last = self.encode_context(*groups[-1], target)
         if mean is None:
             return last
         if torch.is_grad_enabled():
             last = last.scale_gradient(len(groups))
-        return mean.merge(last)
+        return mean.merge(last, in_place=not torch.is_grad_enabled())
 
     def check_input(self, target: Tensor, *others: tuple[str, Tensor | None]) -> None:
         """Raise MedverseError where shapes do not fit the network or each other."""

@@ -13,6 +13,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import winograd
+from .plain import is_plain
+
+
+class Conv3d(nn.Conv3d):
+    """A convolution that takes the fastest kernel also where torch's own choice does not.
+
+    On CPUs torch unfolds 1x1x1 convolutions, and all of small maps, into a matrix and copies
+    channels-last maps to the default layout and back on the way.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_plain() or torch.is_grad_enabled():
+            return super().forward(x)
+        if self.kernel_size == (1, 1, 1):
+            return pointwise(x, self.weight, self.bias)
+        if _is_cpu_float32(x):
+            # Down-sampling is the only other kind, with a wider kernel.
+            if self.kernel_size == (3, 3, 3) and winograd.pays(x, self.weight):
+                return winograd.conv3d(x, self.weight, self.bias)
+            return torch.mkldnn_convolution(
+                x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            )
+        return super().forward(x)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return a 1x1x1 convolution of a channels-last map as the matrix product that it is.
+
+    Parameters
+    ----------
+    x
+        (B, C, D, H, W).
+    weight, bias
+        Of the convolution, (O, C, 1, 1, 1) and (O,).
+    """
+    voxels = x.permute(0, 2, 3, 4, 1)
+    return F.linear(voxels, weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
+
+
+def _is_cpu_float32(x: Tensor) -> bool:
+    """Whether torch might pass over oneDNN, which it always takes for bfloat16 (autocast)."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+    )
+
 
 class PerPair(nn.Module):
     """A module applied to every pair by itself, as checkpoint keys ending in ``.module`` say.
@@ -37,19 +86,44 @@ class ResidualUnit(nn.Module):
         layers: list[nn.Module] = []
         for index in range(conv_layers):
             if index:
-                layers.append(nn.GELU())
-            layers.append(nn.Conv3d(channels, channels, 3, padding=1))
+                layers.append(GELU())
+            layers.append(Conv3d(channels, channels, 3, padding=1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x + self.layers(x))
+        return gelu_of_sum(self.layers(x), x)
+
+
+def gelu_of_sum(own: Tensor, other: Tensor) -> Tensor:
+    """Return ``gelu(own + other)``; ``own`` is overwritten where no gradient is recorded.
+
+    A map of a large window is as large as the memory's caches many times over, so a new
+    one costs more in page faults than the arithmetic.
+    """
+    if is_plain() or torch.is_grad_enabled() or own.dtype != other.dtype:
+        return F.gelu(own + other)
+    return torch.ops.aten.gelu_(own.add_(other))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Return ``gelu(x)``; ``x`` is overwritten where no gradient is recorded."""
+    if is_plain() or torch.is_grad_enabled():
+        return F.gelu(x)
+    return torch.ops.aten.gelu_(x)
+
+
+class GELU(nn.Module):
+    """Exact GELU that works in place in inference."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x)
 
 
 def downsampling(channels: int, out_channels: int) -> nn.Module:
     """Halve the grid: a strided convolution, or max-pooling where the width stays the same."""
     if channels == out_channels:
         return nn.MaxPool3d(2)
-    return nn.Conv3d(channels, out_channels, 4, stride=2, padding=1)
+    return Conv3d(channels, out_channels, 4, stride=2, padding=1)
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -74,8 +148,12 @@ def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
     batch, channels, d, h, w = x.shape
     s = factor
     x = x.reshape(batch, channels, d // s, s, h // s, s, w // s, s).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    x = x.reshape(batch, channels * s**3, d // s, h // s, w // s)
-    return x.contiguous(memory_format=torch.channels_last_3d)
+    return laid_out(x.reshape(batch, channels * s**3, d // s, h // s, w // s))
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """Bring a map to channels-last, which convolutions are fastest with on every device."""
+    return x.contiguous() if is_plain() else x.contiguous(memory_format=torch.channels_last_3d)
 
 
 def join(conv: nn.Conv3d, first: Tensor, second: Tensor) -> Tensor:
@@ -85,23 +163,29 @@ def join(conv: nn.Conv3d, first: Tensor, second: Tensor) -> Tensor:
     convolution. Both are linear, so their order does not matter, and the narrower map
     is the cheaper one to up-sample.
     """
+    if is_plain():
+        if first.shape[-3:] != second.shape[-3:]:
+            first = upsample(first)
+        return conv(torch.cat([first, second], dim=1))
     split = first.shape[1]
-    left = F.conv3d(first, conv.weight[:, :split])
+    left = pointwise(first, conv.weight[:, :split])
     if left.shape[-3:] != second.shape[-3:]:
         left = upsample(left)
-    return left + F.conv3d(second, conv.weight[:, split:], conv.bias)
+    right = pointwise(second, conv.weight[:, split:], conv.bias)
+    return left + right if torch.is_grad_enabled() else right.add_(left)
 
 
 def stack_pairs(image: Tensor, label: Tensor) -> Tensor:
     """Fold images and labels, (B, L, 1, D, H, W) each, to (B L, 2, D, H, W)."""
-    pairs = torch.cat([image, label], dim=2).flatten(0, 1)
-    return pairs.contiguous(memory_format=torch.channels_last_3d)
+    return laid_out(torch.cat([image, label], dim=2).flatten(0, 1))
 
 
 def mean_over_pairs(x: Tensor, count: int) -> Tensor:
     """Average (B L, C, d, h, w) over the L = ``count`` pairs of each batch element."""
     if count == 1:
         return x
+    if is_plain():
+        return x.unflatten(0, (-1, count)).mean(dim=1)
     # Adding whole maps is several times faster than a strided reduction.
     first, *others = x.unflatten(0, (-1, count)).unbind(dim=1)
     for other in others:
@@ -111,7 +195,8 @@ def mean_over_pairs(x: Tensor, count: int) -> Tensor:
 
 def per_pair(x: Tensor, like: Tensor) -> Tensor:
     """Repeat a map of the target (B, C, ...) for each pair of ``like`` (B L, C, ...)."""
-    return x.repeat_interleave(like.shape[0] // x.shape[0], dim=0)
+    count = like.shape[0] // x.shape[0]
+    return x if count == 1 else x.repeat_interleave(count, dim=0)
 
 
 class TargetStage(nn.Module):
@@ -139,7 +224,7 @@ class TargetUp(nn.Module):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.target_conv_layer = nn.Conv3d(channels + out_channels, out_channels, 1)
+        self.target_conv_layer = Conv3d(channels + out_channels, out_channels, 1)
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
         return join(self.target_conv_layer, x, shortcut)
@@ -150,7 +235,7 @@ class TargetEncoder(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], conv_layers: int, inputs: int = 1) -> None:
         super().__init__()
-        self.target_embedding = nn.Conv3d(inputs, channels[0], 1)
+        self.target_embedding = Conv3d(inputs, channels[0], 1)
         self.enc_blocks = nn.ModuleList(TargetStage(c, conv_layers) for c in channels[:-1])
         self.downsample_blocks = nn.ModuleList(
             TargetDown(c, n) for c, n in zip(channels, channels[1:], strict=False)
@@ -192,7 +277,7 @@ class ContextUp(nn.Module):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.context_conv_layer = PerPair(nn.Conv3d(channels + out_channels, out_channels, 1))
+        self.context_conv_layer = PerPair(Conv3d(channels + out_channels, out_channels, 1))
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
         return join(self.context_conv_layer.module, x, shortcut)
@@ -219,7 +304,7 @@ class ContextUNet(nn.Module):
     ) -> None:
         super().__init__()
         reverse = channels[::-1]
-        self.context_embedding = PerPair(nn.Conv3d(inputs, channels[0], 1))
+        self.context_embedding = PerPair(Conv3d(inputs, channels[0], 1))
         self.enc_blocks = nn.ModuleList(fused_stage(c) for c in channels[:-1])
         self.enc_blocks.append(ContextStage(channels[-1], conv_layers))
         self.downsample_blocks = nn.ModuleList(
@@ -275,7 +360,7 @@ class OutputBlock(nn.Module):
     def __init__(self, channels: int, conv_layers: int, outputs: int = 1) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            ResidualUnit(channels, conv_layers), nn.Conv3d(channels, outputs, 1)
+            ResidualUnit(channels, conv_layers), Conv3d(channels, outputs, 1)
         )
 
     def forward(self, x: Tensor) -> Tensor:

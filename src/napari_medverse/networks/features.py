@@ -62,13 +62,23 @@ class ContextFeatures:
         """Return the same values whose gradient is multiplied by ``factor``."""
         return self._apply(lambda t: _ScaleGradient.apply(t, factor))
 
-    def merge(self, other: ContextFeatures) -> ContextFeatures:
-        """Return the mean over both, each weighted by its count (Neuroverse3D, algorithm 1)."""
+    def merge(self, other: ContextFeatures, in_place: bool = False) -> ContextFeatures:
+        """Return the mean over both, each weighted by its count (Neuroverse3D, algorithm 1).
+
+        Parameters
+        ----------
+        other
+            Features of other pairs of the same target.
+        in_place
+            Overwrite these features, so that a running mean takes no more memory than one
+            pair; for features that nobody else holds and that record no gradient.
+        """
         total = self.count + other.count
         share = other.count / total
+        lerp = Tensor.lerp_ if in_place else torch.lerp
 
         def mean(a: Iterable[Tensor], b: Iterable[Tensor]) -> tuple[Tensor, ...]:
-            return tuple(torch.lerp(x, y, share) for x, y in zip(a, b, strict=True))
+            return tuple(lerp(x, y, share) for x, y in zip(a, b, strict=True))
 
         return ContextFeatures(
             mean(self.maps, other.maps), total, mean(self.prototypes, other.prototypes)

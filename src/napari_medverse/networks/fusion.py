@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .plain import is_plain
+
 LAYOUTS = ("strided", "block")
 
 
@@ -61,6 +63,8 @@ def to_tokens(x: Tensor, blocks: int, layout: str) -> Tensor:
     voxels of a channels-last map is used.
     """
     batch, channels, *grid = x.shape
+    if is_plain():
+        return _plain_tokens(x, blocks, layout).flatten(2)
     x = x.permute(0, 2, 3, 4, 1).reshape(batch, *_cut(grid, blocks, layout), channels)
     return x.permute(_ORDER[layout]).reshape(batch, blocks**3, -1)
 
@@ -68,6 +72,8 @@ def to_tokens(x: Tensor, blocks: int, layout: str) -> Tensor:
 def from_tokens(tokens: Tensor, shape: Sequence[int], blocks: int, layout: str) -> Tensor:
     """Put tokens back into a map of ``shape`` (B, C, D, H, W)."""
     batch, channels, *grid = shape
+    if is_plain():
+        return _map_of_plain(tokens, shape, blocks, layout)
     order = _ORDER[layout]
     cut = (batch, *_cut(grid, blocks, layout), channels)
     x = tokens.reshape([cut[axis] for axis in order])
@@ -78,6 +84,8 @@ def from_tokens(tokens: Tensor, shape: Sequence[int], blocks: int, layout: str) 
 def pool_tokens(x: Tensor, blocks: int, layout: str) -> Tensor:
     """Mean of every token of (B, C, D, H, W), at least float32, (B, p^3, C)."""
     batch, channels, *grid = x.shape
+    if is_plain():
+        return _plain_tokens(x, blocks, layout).float().mean(dim=3)
     x = x.permute(0, 2, 3, 4, 1).reshape(batch, *_cut(grid, blocks, layout), channels)
     # Outermost axis first: each sum then runs along memory, many times faster than
     # torch's adaptive pooling of a channels-last map.
@@ -98,6 +106,23 @@ def _cut(grid: Sequence[int], blocks: int, layout: str) -> list[int]:
 
 #: axes of the cut map brought to (B, tokens..., voxels..., C)
 _ORDER = {"strided": (0, 2, 4, 6, 1, 3, 5, 7), "block": (0, 1, 3, 5, 2, 4, 6, 7)}
+
+#: axes of the cut map, channels second, brought to (B, tokens..., C, voxels...)
+_PLAIN_ORDER = {"strided": (0, 3, 5, 7, 1, 2, 4, 6), "block": (0, 2, 4, 6, 1, 3, 5, 7)}
+
+
+def _plain_tokens(x: Tensor, blocks: int, layout: str) -> Tensor:
+    """Cut a map into tokens whose values are ordered as in the papers, (B, p^3, C, N)."""
+    batch, channels, *grid = x.shape
+    x = x.reshape(batch, channels, *_cut(grid, blocks, layout))
+    return x.permute(_PLAIN_ORDER[layout]).reshape(batch, blocks**3, channels, -1)
+
+
+def _map_of_plain(tokens: Tensor, shape: Sequence[int], blocks: int, layout: str) -> Tensor:
+    order = _PLAIN_ORDER[layout]
+    cut = (*shape[:2], *_cut(shape[2:], blocks, layout))
+    inverse = [order.index(axis) for axis in range(len(order))]
+    return tokens.reshape([cut[axis] for axis in order]).permute(inverse).reshape(shape)
 
 
 class BlockwiseCrossAttention(nn.Module):

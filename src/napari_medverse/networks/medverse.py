@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import MedverseError
 from . import prototypes as proto
@@ -18,11 +17,13 @@ from .base import ContextNetwork
 from .blocks import (
     ContextStage,
     ContextUNet,
+    Conv3d,
     OutputBlock,
     PerPair,
     ResidualUnit,
     TargetEncoder,
     TargetUp,
+    gelu_of_sum,
     join,
     mean_over_pairs,
     pixel_shuffle,
@@ -64,12 +65,12 @@ class FusedContextStage(ContextStage):
     def __init__(self, channels: int, conv_layers: int, bam: BamOptions) -> None:
         super().__init__(channels, conv_layers)
         self.cross_attention = bam.attention(channels)
-        self.final_conv = PerPair(nn.Conv3d(2 * channels, channels, 1))
+        self.final_conv = PerPair(Conv3d(2 * channels, channels, 1))
 
     def forward(self, x: Tensor, shortcut: Tensor, own: Tensor, targets: Tensor) -> Tensor:
         h = self.context_conv(x)
         answer = self.cross_attention(h, [shortcut], own, [targets])
-        return F.gelu(h + join(self.final_conv.module, h, answer))
+        return gelu_of_sum(join(self.final_conv.module, h, answer), h)
 
 
 class FusedTargetStage(nn.Module):
@@ -79,14 +80,14 @@ class FusedTargetStage(nn.Module):
         super().__init__()
         self.target_conv = ResidualUnit(channels, conv_layers)
         self.cross_attention = bam.attention(channels)
-        self.final_conv = nn.Conv3d(2 * channels, channels, 1)
+        self.final_conv = Conv3d(2 * channels, channels, 1)
 
     def forward(
         self, x: Tensor, contexts: list[Tensor], own: Tensor, positions: list[Tensor]
     ) -> Tensor:
         h = self.target_conv(x)
         answer = self.cross_attention(h, contexts, own, positions)
-        return F.gelu(h + join(self.final_conv, answer, h))
+        return gelu_of_sum(join(self.final_conv, answer, h), h)
 
 
 class TargetDecoder(nn.Module):

@@ -7,18 +7,19 @@ in 3D", section 3.1 and figures 2 and 3.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import MedverseError
 from .base import ContextNetwork
 from .blocks import (
     ContextStage,
     ContextUNet,
+    Conv3d,
     OutputBlock,
     PerPair,
     ResidualUnit,
     TargetEncoder,
     TargetUp,
+    gelu_of_sum,
     join,
     mean_over_pairs,
     per_pair,
@@ -32,11 +33,12 @@ class FusedContextStage(ContextStage):
 
     def __init__(self, channels: int, conv_layers: int) -> None:
         super().__init__(channels, conv_layers)
-        self.combine_conv_context = PerPair(nn.Conv3d(2 * channels, channels, 1))
+        self.combine_conv_context = PerPair(Conv3d(2 * channels, channels, 1))
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
         h = self.context_conv(x)
-        return F.gelu(h + join(self.combine_conv_context.module, h, per_pair(shortcut, h)))
+        mixed = join(self.combine_conv_context.module, h, per_pair(shortcut, h))
+        return gelu_of_sum(mixed, h)
 
 
 class FusedTargetStage(nn.Module):
@@ -45,11 +47,11 @@ class FusedTargetStage(nn.Module):
     def __init__(self, channels: int, conv_layers: int) -> None:
         super().__init__()
         self.target_conv = ResidualUnit(channels, conv_layers)
-        self.combine_conv_target = PerPair(nn.Conv3d(2 * channels, channels, 1))
+        self.combine_conv_target = PerPair(Conv3d(2 * channels, channels, 1))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         h = self.target_conv(x)
-        return F.gelu(h + join(self.combine_conv_target.module, context, h))
+        return gelu_of_sum(join(self.combine_conv_target.module, context, h), h)
 
 
 class TargetDecoder(nn.Module):

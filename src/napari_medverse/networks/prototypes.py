@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import Conv3d, pointwise
 from .fusion import pool_tokens, token_side
 
 #: whole-set and local similarity to foreground and to background
@@ -56,7 +57,7 @@ class PrototypeTerm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.mix = nn.Conv3d(SIMILARITIES, channels, 1)
+        self.mix = Conv3d(SIMILARITIES, channels, 1)
 
     def forward(self, target: Tensor, statistics: Tensor) -> Tensor:
         """Return the term to add, (B, C, d, h, w), for a target map of that shape."""
@@ -111,5 +112,5 @@ def _average(sums: Tensor) -> Tensor:
 
 
 def _channel_sum(x: Tensor) -> Tensor:
-    """Sum over the channels, (B, 1, d, h, w), as the convolution that it is (faster)."""
-    return F.conv3d(x, x.new_ones(1, x.shape[1], 1, 1, 1))
+    """Sum over the channels, (B, 1, d, h, w), as the matrix product that it is (faster)."""
+    return pointwise(x, x.new_ones(1, x.shape[1], 1, 1, 1))

@@ -14,7 +14,7 @@ from .config import ModelConfig
 from .importing import convert, read_tensors
 from .registry import find
 
-PRECISIONS = ("auto", "exact", "fast")
+PRECISIONS = ("auto", "exact", "fast", "plain")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class Model:
     device
         As torch names it.
     precision
-        "exact" (float32), "fast" (bfloat16 where it gains) or "auto" (decided by the
-        engine's probe when the model first runs).
+        "exact" (float32), "fast" (bfloat16 where it gains), "auto" (decided by the engine's
+        probe when the model first runs) or "plain" (the benchmarks' yardstick).
     """
 
     name: str
@@ -60,7 +60,8 @@ def load_model(name_or_path: str | Path, device: str = "auto", precision: str = 
     device
         "auto" takes CUDA, then Apple's MPS, then the CPU; or a torch device name.
     precision
-        "exact", "fast" or "auto".
+        "exact", "fast" or "auto"; "plain" computes as "exact" does but without any of the
+        rewriting that makes it fast.
 
     Returns
     -------
