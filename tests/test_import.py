@@ -43,3 +43,15 @@ def test_manifest_is_valid_and_its_commands_exist():
     for command in manifest.contributions.commands:
         module, _, name = command.python_name.partition(":")
         assert callable(getattr(import_module(module), name)), command.id
+
+
+def test_torch_is_imported_with_its_libraries_loaded_before():
+    code = (
+        "import ctypes, sys; from napari_medverse import torch_import as t; "
+        "calls = []; load = t._load_libraries; "
+        "t._load_libraries = lambda: (calls.append('torch' in sys.modules), load()); "
+        "t.import_torch(); t.import_torch(); import torch; "
+        "print(calls, float(torch.ones(2).sum()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ("[False] 2.0" if sys.platform == "linux" else "[] 2.0")

@@ -4,6 +4,8 @@ The public names below are imported on first use: importing the package is
 cheap and does not import torch.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,11 @@ if TYPE_CHECKING:
     from .weights import load_model
 
 __version__ = "0.1.0"
+
+if sys.platform == "linux":
+    # torch asks for this when it makes its first tensor: large ones then lie in pages of 2 MB. In
+    # pages of 4 kB, the system takes longer to hand them out than most operations to fill them.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _ROOMS = {
     "load_model": ".weights",

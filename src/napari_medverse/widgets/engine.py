@@ -53,6 +53,9 @@ class LocalEngine:
         """Return the model of a name, loaded once."""
         chosen = (name, self.preferences.device, self.preferences.precision)
         if self._model is None or self._model[0] != chosen:
+            from ..torch_import import import_torch
+
+            import_torch()
             from ..weights import load_model
 
             self._model = None

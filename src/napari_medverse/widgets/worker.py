@@ -7,11 +7,12 @@ layer; whoever listens to `post` must carry events to the GUI thread.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+#: seconds that a thread keeps Python's lock while others wait for it
+SWITCH_INTERVAL = 0.001
 #: seconds between two progress lines
 PROGRESS_INTERVAL = 0.1
 
@@ -72,6 +75,20 @@ class Event:
     picture: Picture | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     unexpected: bool = False
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let threads wait for Python's lock a fifth as long as usual.
+
+    A repaint takes the lock dozens of times; each time the worker may hold it for its turn.
+    """
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(min(usual, SWITCH_INTERVAL))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 class InferenceWorker:
@@ -167,6 +184,12 @@ class InferenceWorker:
             self._thread.start()
 
     def _loop(self) -> None:
+        with _short_turns():
+            self._work()
+        self._cache = SnapshotCache()
+        self._engine.release()
+
+    def _work(self) -> None:
         while (job := self._take()) is not None:
             run_id = job.run_id if isinstance(job, Job) else 0
             failed = "failed" if run_id else "not aligned"
@@ -192,8 +215,6 @@ class InferenceWorker:
                     if self._unread is job:
                         self._unread = None
             del job
-        self._cache = SnapshotCache()
-        self._engine.release()
 
     def _take(self) -> Job | Errand | None:
         with self._condition:
