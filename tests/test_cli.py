@@ -390,8 +390,3 @@ def test_predict_takes_a_strategy_and_keeps_its_embeddings(tmp_path, iris, files
 def test_strategies_that_cannot_be_used_are_one_line(tmp_path, iris, files, capsys, more, message):
     out = tmp_path / "out.nii.gz"
     assert message in fails(capsys, "predict", *files, "--out", out, "--model", iris, *more)
-
-
-def test_predict_without_context_says_what_is_missing(tmp_path, iris, files, capsys):
-    told = fails(capsys, "predict", files[0], "--out", tmp_path / "out.nii.gz", "--model", iris)
-    assert "add at least one image and label" in told

@@ -71,7 +71,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if not options.context and not options.bank:
+    strategy = strategy_of(options)
+    # Some strategies bring their own embeddings.
+    needed = getattr(strategy, "classes", None) is None
+    if needed and not options.context and not options.bank:
         raise MedverseError("give examples: --context IMAGE LABEL, or --bank B, or both")
     outputs = [Path(options.out)]
     if options.probability:
@@ -79,7 +82,6 @@ def _run(options: argparse.Namespace) -> None:
     inputs = [Path(options.target), *(Path(file) for pair in options.context for file in pair)]
     for path in outputs:
         check_output(path, inputs)
-    strategy = strategy_of(options)
     target, pairs = read_inputs(options.target, options.context)
     if options.bank:
         from .bank import bank_pairs

@@ -281,7 +281,7 @@ class Iris(nn.Module):
                 f"The {heads} heads must divide the width {width} and the last channels "
                 f"{channels[-1]}."
             )
-        self.stem, self.queries, self.width = stem, queries, width
+        self.channels, self.stem, self.queries, self.width = channels, stem, queries, width
         self.divisor = stem * 2 ** (len(channels) - 1)
         self.encoder = TargetEncoder(channels, conv_layers, stem**3 + COORDINATES)
         self.bottleneck = ResidualUnit(channels[-1], conv_layers)

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import MedverseError
+from ..cancel import CancelToken
 from ..context import ContextPair
+from ..volume import Volume
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,16 +68,23 @@ class Desk(Protocol):
         Label values wanted.
     pairs
         The context pairs; may be none where the strategy brings its own embeddings.
+    target
+        The scan to segment.
     query
         The target's features; encoded when first asked for.
     model
         Name, fingerprint, config and network of the weights.
+    cancel, progress
+        The run's; `check` and `say` use them.
     """
 
     classes: tuple[int, ...]
     pairs: tuple[ContextPair, ...]
+    target: Volume
     query: object
     model: object
+    cancel: CancelToken | None
+    progress: Callable[[int, int, str], None] | None
 
     def candidates(self) -> list[Candidate]:
         """Return the wanted classes of all pairs; every pair is encoded once."""
