@@ -326,7 +326,7 @@ def test_the_dock(make_napari_viewer, engine, tmp_path, monkeypatch, qtbot):
     assert [x.name for x in viewer.layers] == [x.name for x in before]
     assert not any(layer in viewer.layers for layer in before)
     _, dock = viewer.window.add_plugin_dock_widget("napari-medverse", "Session")
-    assert dock.path.text() == str(path) and dock.line.text().startswith("Opened")
+    assert dock.path.toolTip() == str(path) and dock.line.text().startswith("Opened")
     path.write_text("{")
     with qtbot.waitSignal(state.session.failed, timeout=TIMEOUT):
         dock.open.click()

@@ -138,7 +138,10 @@ class PreviewController(QObject):
         hint = obstacle(preview, self.context, kind)
         if hint:
             self._worker.cancel()
+            self._pending = None
             self._drop_blank()
+            # What the cancelled run has posted already is of a set that is gone.
+            preview.run_id = 0
             preview.rest(hint)
             return
         self.engine.preferences = preferences()

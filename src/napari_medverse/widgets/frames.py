@@ -25,6 +25,8 @@ class Picture:
         (d, h, w) class value of that probability; None for one class or an image.
     scale, offset
         Level index k lies at target index ``offset + scale * k``.
+    run_id
+        The run that made it; 0 for pictures that no run made.
     """
 
     labels: np.ndarray | None
@@ -34,6 +36,7 @@ class Picture:
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     threshold: float
+    run_id: int = 0
 
     def rethresholded(self, threshold: float) -> Picture:
         """Return the picture at another threshold; nothing is predicted again."""
@@ -43,7 +46,7 @@ class Picture:
         return replace(self, labels=labels, threshold=threshold)
 
 
-def picture_of(frame: Frame, threshold: float) -> Picture:
+def picture_of(frame: Frame, threshold: float, run_id: int = 0) -> Picture:
     """Make a picture of a frame; its arrays are copies."""
     values = frame.values
     labels = winner = None
@@ -61,6 +64,7 @@ def picture_of(frame: Frame, threshold: float) -> Picture:
         scale=tuple(float(s) for s in frame.scale),
         offset=tuple(float(o) for o in frame.offset),
         threshold=threshold,
+        run_id=run_id,
     )
 
 

@@ -151,7 +151,7 @@ class SessionController(QObject):
     def _on_saved(self, written: Written) -> None:
         self.model.path = written.path
         self._saved_content = written.session.content()
-        text = f"Saved {_now()} to {written.path.name}."
+        text = f"Saved {_now()}."
         if written.left_out:
             text += f" Not in it: {', '.join(written.left_out)} (only images and labels are)."
         self._end(text)

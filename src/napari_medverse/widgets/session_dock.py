@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QLabel, QPushButton, QVBoxLayout
+from superqt import QElidingLabel
 
 from . import session_commands as commands
 from .dock import Dock
@@ -36,7 +38,9 @@ class SessionDock(Dock):
         self.model = self.session.model
         self._build_recovery()
         self._build_buttons()
-        self.path = self._label()
+        self.path = QElidingLabel()
+        self.path.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.column.addWidget(self.path)
         self.line = self._label()
         self.notices = self._label()
         self.find = QPushButton("Find files ...")
@@ -121,11 +125,12 @@ class SessionDock(Dock):
             button.setEnabled(not model.busy)
         self.recovery.setVisible(model.recovery is not None)
         self.unsaved.setText(str(model.recovery or ""))
-        self.path.setText("" if model.path is None else str(model.path))
+        self.path.setText("" if model.path is None else model.path.name)
+        self.path.setToolTip(str(model.path))
         self.path.setVisible(model.path is not None)
         minutes = preferences().autosave
         every = f"every {minutes} min and " if minutes else ""
-        self.line.setText(f"{model.line}\nAutosave {every}after Accept.")
+        self.line.setText(f"{model.line} Autosave {every}after Accept.".strip())
         shown = list(model.notices[:SHOWN])
         if len(model.notices) > SHOWN:
             shown.append(f"... and {len(model.notices) - SHOWN} more.")

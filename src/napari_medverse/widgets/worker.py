@@ -239,7 +239,7 @@ class InferenceWorker:
         with closing(run.frames()) as frames:
             for frame in frames:
                 job.cancel.check()
-                picture = picture_of(frame, job.threshold())
+                picture = picture_of(frame, job.threshold(), job.run_id)
                 kind = "final" if frame.final else "frame"
                 details = run.provenance() if frame.final else {}
                 text = "first look, while pairs are aligned" if run.sketch else frame.message
