@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import __version__
 from ..errors import MedverseError
 from ..io.atomic import replacing, write_json
-from .study import Outcome, Study
 from .study_plan import Draw, Plan
+
+if TYPE_CHECKING:
+    from .study import Outcome, Study
 
 #: measure -> its name for people; the unit of distances is that of the spacing
 MEASURES = {
@@ -87,7 +90,7 @@ class Report:
         What was asked.
     """
 
-    def __init__(self, study: Study, plan: Plan) -> None:
+    def __init__(self, study: "Study", plan: Plan) -> None:
         self.plan, self.task = plan, study.task
         self.classes = [str(value) for value in study.classes] or ["image"]
         self.pairs = [pair.name for pair in study.pairs]
@@ -95,7 +98,7 @@ class Report:
         self.about = _about(study)
         self._rows: dict[Draw, dict] = {}
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: "Outcome") -> None:
         """Take in an outcome."""
         self._rows[outcome.draw] = outcome.row
 
@@ -275,7 +278,7 @@ def _plain(entries: Iterable) -> list[dict]:
     ]
 
 
-def _about(study: Study) -> Mapping:
+def _about(study: "Study") -> Mapping:
     return {
         "software": f"napari-medverse {__version__}",
         "python": platform.python_version(),
