@@ -3,6 +3,7 @@
 Run it where there is a display, or under one that nobody sees:
 
     xvfb-run -s "-screen 0 1600x1000x24" python scripts/screenshots.py
+    xvfb-run -s "-screen 0 1600x1000x24" python scripts/screenshots.py --only explore
 
 The pictures show whatever weights `medverse-mini` are installed. Look at them before they are
 committed.
@@ -29,9 +30,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder (default: docs/images)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for the prediction")
+    parser.add_argument("--only", choices=("preview", "explore"), help="some of the pictures")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.only in (None, "preview"):
+        preview_pictures(options.out, options.timeout)
+    if options.only in (None, "explore"):
+        explore_pictures(options.out, options.timeout)
 
+
+def preview_pictures(folder: Path, timeout: float) -> None:
+    """Photograph the demo."""
     from napari_medverse.widgets.demo import open_demo
     from napari_medverse.widgets.state import state_of
 
@@ -42,7 +51,7 @@ def main() -> None:
     turn_events(2)
     viewer.fit_to_view()
     try:
-        take_pictures(viewer, state, options.out, options.timeout)
+        take_pictures(viewer, state, folder, timeout)
     finally:
         viewer.close()
         turn_events(0.5)
@@ -70,6 +79,52 @@ def take_pictures(viewer: napari.Viewer, state: ViewerState, folder: Path, timeo
     viewer.scene.camera.zoom *= 1.5
     turn_events(1)
     save(viewer, folder / "preview-3d.png")
+
+
+def explore_pictures(folder: Path, timeout: float) -> None:
+    """Photograph a study of five sample heads at half resolution, one label mirrored on purpose."""
+    import napari
+
+    from napari_medverse.samples import sample_cohort
+
+    viewer = napari.Viewer(title="napari-medverse")
+    viewer.window.resize(*SIZE)
+    viewer.mouse_over_canvas = False
+    names = {"name": ["background", "cranium", "endocast", "mandible"]}
+    for image, label in sample_cohort(6):
+        coarse = {"scale": [2 * s for s in image.spacing], "units": ("mm",) * 3}
+        bad = label.name == "mouse_3_labels"
+        array = label.data[:, ::-1] if bad else label.data
+        shown = image.name == "mouse_6"
+        viewer.add_image(image.data[::2, ::2, ::2].copy(), name=image.name, visible=shown, **coarse)
+        viewer.add_labels(
+            array[::2, ::2, ::2].copy(), name=label.name, features=names, visible=False, **coarse
+        )
+    _, context = viewer.window.add_plugin_dock_widget("napari-medverse", "Context set")
+    context.context.add_from_layers(viewer.layers)
+    turn_events(timeout, lambda: not context.context.pending)
+    context.context.choose_classes([1, 2])
+    _, dock = viewer.window.add_plugin_dock_widget("napari-medverse", "Explore", tabify=True)
+    dock.target.value = viewer.layers["mouse_6"]
+    dock.truth.value = viewer.layers["mouse_6_labels"]
+    dock.sizes.value, dock.repeats.value = "1, 2, 4, 5", 3
+    viewer.fit_to_view()
+    try:
+        dock.start.click()
+        turn_events(timeout, lambda: dock.model.state != "running")
+        if dock.model.state != "done":
+            raise SystemExit(f"no study to photograph: {dock.model.error or dock.model.line}")
+        turn_events(1)
+        dock.by_size.picked.emit(dock.model.report.plan.sizes[-1])
+        turn_events(timeout, lambda: dock.model.state != "running")
+        turn_events(1)
+        save(viewer, folder / "explore.png")
+        dock.views.setCurrentIndex(1)
+        turn_events(1)
+        dock.grab().save(str(folder / "explore-pairs.png"))
+    finally:
+        viewer.close()
+        turn_events(0.5)
 
 
 def something_shown(state: ViewerState) -> bool:

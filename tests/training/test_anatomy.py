@@ -5,9 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from napari_medverse.training.anatomy import SCENES, cohort, random_anatomy
+from napari_medverse.training.anatomy import SCENES, cohort, pose, random_anatomy
 from napari_medverse.training.anatomy import acquisition as acq
-from napari_medverse.training.anatomy import pose
 from napari_medverse.training.anatomy.appearance import random_appearance
 from napari_medverse.training.anatomy.noise import random_rotation, small_rotation, smooth_noise
 

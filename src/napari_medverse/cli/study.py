@@ -101,10 +101,12 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from ..evaluation.similarity import RegistrationSimilarity
     from ..evaluation.study import Study, StudySettings
     from ..evaluation.study_ledger import Ledger
     from ..evaluation.study_report import Report
-    from ..paths import cache_folder
+    from ..inference.alignment import AlignmentCache
+    from ..paths import cache_path
     from ..weights import load_model
     from .predict import read_pairs
 
@@ -126,15 +128,10 @@ def _run(options: argparse.Namespace) -> None:
         pairs = read_pairs(options.context)
         line.show(f"loading {options.model}")
         model = load_model(options.model, options.device, options.precision)
-        from ..evaluation.similarity import PooledFeatures, RegistrationSimilarity
-        from ..inference.alignment import AlignmentCache
-
-        alignments = AlignmentCache(cache_folder("alignments"))
-        similarity = (
-            PooledFeatures(model)
-            if options.similarity == "features"
-            else RegistrationSimilarity(options.align, alignments)
-        )
+        alignments = AlignmentCache(cache_path("alignments"))
+        similarity = None
+        if options.similarity == "registration":
+            similarity = RegistrationSimilarity(options.align, alignments)
         study = Study(
             model,
             targets,
@@ -154,7 +151,9 @@ def _run(options: argparse.Namespace) -> None:
         line.clear()
     for name in _FILES:
         report.write(folder / name)
-    print("\n".join(plan.notes + (f"{before} of {len(plan.draws)} predictions were there before",)))
+    print(f"{before} of {len(plan.draws)} predictions were there before")
+    for note in filter(None, (*plan.notes, study.cache.advice)):
+        print(note)
     print(table(report.table()))
     for worth in report.worths(report.measures[0]):
         verdict = "lowers the result" if worth.mean < 0 else "helps"

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..errors import MedverseError
 from ..inference import CancelToken, ContextPair, Volume
 
 
@@ -34,9 +35,19 @@ class PooledFeatures:
     ----------
     model
         From `load_model`.
+
+    Raises
+    ------
+    MedverseError
+        The network has no target encoder of its own.
     """
 
     def __init__(self, model) -> None:
+        if not hasattr(model.network, "encode_target"):
+            raise MedverseError(
+                f"{model.name}: such weights give no features to compare scans by; "
+                "choose similarity by registration"
+            )
         self.name = f"pooled encoder features of {model.name}"
         self._model = model
         self._known: dict[str, np.ndarray] = {}

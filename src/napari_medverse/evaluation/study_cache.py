@@ -23,6 +23,11 @@ class StudyCache(FeatureCache):
         Budget; None takes the default of `FeatureCache`.
     alignments
         An `AlignmentCache`, kept from target to target.
+
+    Attributes
+    ----------
+    refused
+        How many features found no room.
     """
 
     def __init__(self, max_bytes: int | None = None, alignments: Any = None) -> None:
@@ -35,6 +40,16 @@ class StudyCache(FeatureCache):
         """How often a pair's features were found, and how often they had to be computed."""
         return self.hits[_CONTEXT], self.misses[_CONTEXT]
 
+    @property
+    def advice(self) -> str:
+        """What to do where the budget was too small, for the user; "" where it was not."""
+        if not self.refused:
+            return ""
+        return (
+            f"features were computed again since {self.max_bytes / 2**20:.0f} MB hold only part of "
+            "them: allow more memory to be faster"
+        )
+
     def begin_run(self) -> None:
         """Do nothing: the runs of one target are one."""
 
@@ -43,7 +58,6 @@ class StudyCache(FeatureCache):
         kept = self.alignments
         self.clear()
         self.alignments = kept
-        self.refused = 0
 
     def put(self, key, value, nbytes: int, kind: str, rank: tuple) -> bool:
         """See `FeatureCache.put`; the rank given is of a preview's order and is not used."""

@@ -1,7 +1,5 @@
 """Plots of a study, drawn with matplotlib into any figure: a file's or a dock's."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,46 +7,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .study_report import ALL, MEASURES, Report
+from .study_style import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_CYCLE = ("#4c9be8", "#e8884c", "#5fb86c", "#c86fd0", "#d8c24a", "#59c3c3", "#e06a75")
 _HELPS, _HARMS = "#4c9be8", "#e06a75"
 #: how far points of one size are moved apart, so that equal values are seen
 _JITTER = 0.09
 _LONGEST_NAME = 22
-
-
-@dataclass(frozen=True)
-class Style:
-    """Colours of a plot.
-
-    Attributes
-    ----------
-    background, text, grid
-        Any matplotlib colours.
-    classes
-        Colour and title by class; others are taken from a list.
-    """
-
-    background: str = "white"
-    text: str = "#222222"
-    grid: str = "#dddddd"
-    classes: Mapping[str, object] = field(default_factory=dict)
-    titles: Mapping[str, str] = field(default_factory=dict)
-
-    def colour(self, of: str, number: int) -> object:
-        """Return a class's colour."""
-        if of == ALL:
-            return self.text
-        return self.classes.get(of, _CYCLE[number % len(_CYCLE)])
-
-    def title(self, of: str) -> str:
-        """Return a class's name for people."""
-        if of == ALL:
-            return "mean of classes"
-        return self.titles.get(of, of if of == "image" else f"class {of}")
 
 
 def draw_report(report: Report) -> Figure:
@@ -59,14 +26,19 @@ def draw_report(report: Report) -> Figure:
     axes = figure.subplots(rows, len(measures), squeeze=False)
     style = Style()
     for column, measure in enumerate(measures):
-        draw_sizes(axes[0, column], report, measure, style)
+        draw_sizes(axes[0, column], report, measure, ALL, style)
         if rows > 1:
             draw_worths(axes[1, column], report, measure, report.choices[0], style)
     return figure
 
 
-def draw_sizes(axes: "Axes", report: Report, measure: str, style: Style) -> dict:
+def draw_sizes(axes: "Axes", report: Report, measure: str, of: str, style: Style) -> dict:
     """Draw a measure against the context size: mean, spread and every prediction.
+
+    Parameters
+    ----------
+    of
+        One class; `ALL` draws a line for each.
 
     Returns
     -------
@@ -76,7 +48,8 @@ def draw_sizes(axes: "Axes", report: Report, measure: str, style: Style) -> dict
     _prepare(axes, style)
     picked = {}
     sizes: set[int] = set()
-    for number, of in enumerate(report.classes):
+    shown = report.classes if of == ALL else [of]
+    for number, of in enumerate(shown):
         points = [p for p in report.points(measure, of) if np.isfinite(p.value)]
         if not points:
             continue
@@ -86,7 +59,7 @@ def draw_sizes(axes: "Axes", report: Report, measure: str, style: Style) -> dict
         mean, spread = (np.array([getattr(e, n) for e in curve]) for n in ("mean", "spread"))
         axes.plot(at, mean, color=colour, linewidth=2, label=title, zorder=3)
         axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-        across = _spread_out([p.draw.size for p in points], number, len(report.classes))
+        across = _spread_out([p.draw.size for p in points], number, len(shown))
         dots = axes.scatter(
             across,
             [p.value for p in points],
@@ -105,7 +78,7 @@ def draw_sizes(axes: "Axes", report: Report, measure: str, style: Style) -> dict
     if sizes:
         axes.set_xticks(sorted(sizes))
         axes.set_xlim(min(sizes) - 0.5, max(sizes) + 0.5)
-        if len(report.classes) > 1:
+        if len(shown) > 1:
             _legend(axes, style)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -113,23 +86,23 @@ def draw_sizes(axes: "Axes", report: Report, measure: str, style: Style) -> dict
     return picked
 
 
-def draw_worths(axes: "Axes", report: Report, measure: str, of: str, style: Style) -> list[int]:
+def draw_worths(axes: "Axes", report: Report, measure: str, of: str, style: Style) -> dict:
     """Draw what each pair is worth as bars, the least worthy on top.
 
     Returns
     -------
-    list of int
-        Index of the pair of each bar, from the top.
+    dict
+        Bar -> index of its pair, in a list, from the top.
     """
     _prepare(axes, style)
     worths = report.worths(measure, of)
     if not worths:
         _hint(axes, "leave one out: no results yet", style)
-        return []
+        return {}
     places = np.arange(len(worths))
     means = [worth.mean for worth in worths]
     colours = [_HARMS if mean < 0 else _HELPS for mean in means]
-    axes.barh(places, means, color=colours, height=0.7, zorder=2)
+    bars = axes.barh(places, means, color=colours, height=0.7, zorder=2, picker=True)
     for place, worth in zip(places, worths, strict=True):
         if len(worth.values) > 1:
             axes.plot(
@@ -139,7 +112,7 @@ def draw_worths(axes: "Axes", report: Report, measure: str, of: str, style: Styl
     axes.set_yticks(places, [_short(worth.name) for worth in worths])
     axes.invert_yaxis()
     axes.set_xlabel(f"{MEASURES[measure]}: gain by this pair")
-    return [worth.pair for worth in worths]
+    return {bar: [worth.pair] for bar, worth in zip(bars, worths, strict=True)}
 
 
 def _prepare(axes: "Axes", style: Style) -> None:

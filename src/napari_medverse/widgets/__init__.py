@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .context_dock import ContextSetDock
+    from .explore_dock import ExploreDock
     from .preview_dock import LivePreviewDock
     from .session_dock import SessionDock
 
 _DOCKS = {
     "ContextSetDock": ".context_dock",
+    "ExploreDock": ".explore_dock",
     "LivePreviewDock": ".preview_dock",
     "SessionDock": ".session_dock",
 }
 
-__all__ = ["ContextSetDock", "LivePreviewDock", "SessionDock"]
+__all__ = ["ContextSetDock", "ExploreDock", "LivePreviewDock", "SessionDock"]
 
 
 def __getattr__(name: str):

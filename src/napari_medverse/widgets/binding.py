@@ -17,6 +17,10 @@ class Bindings:
         signal.connect(slot)
         self._undo.append(lambda: signal.disconnect(slot))
 
+    def at_end(self, action: Callable[[], None]) -> None:
+        """Do something at `release`."""
+        self._undo.append(action)
+
     def two_way(self, widget: Any, model: Any, name: str) -> None:
         """Keep a magicgui widget's value and a model's field the same."""
         widget.value = getattr(model, name)

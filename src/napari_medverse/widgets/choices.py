@@ -8,6 +8,7 @@ from typing import Any
 from magicgui.widgets import ComboBox
 
 from .binding import Bindings
+from .marks import is_scratch
 
 
 class LayerChoice(ComboBox):
@@ -44,3 +45,13 @@ class LayerChoice(ComboBox):
     def refresh(self, *_: Any) -> None:
         """Offer the layers there are now, keeping the chosen one if it is among them."""
         self.reset_choices()
+
+
+def is_scan(layer: Any) -> bool:
+    """Tell whether a layer can be predicted: a 3D image of one channel, and not ours."""
+    return (
+        type(layer).__name__ == "Image"
+        and not is_scratch(layer)
+        and layer.ndim == 3
+        and not layer.rgb
+    )

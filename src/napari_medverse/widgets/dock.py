@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFrame,
+    QLabel,
+    QProgressBar,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from ..errors import MedverseError
 from .binding import Bindings
@@ -93,6 +101,16 @@ class Dock(QWidget):
         self.message.setVisible(bool(text))
         colour = self.colour("warning" if problem else "text")
         self.message.setStyleSheet(f"color: {colour.name()};")
+
+    def thin_bar(self) -> QProgressBar:
+        """Return a progress bar from 0 to 1000 without text."""
+        bar = QProgressBar()
+        bar.setTextVisible(False)
+        bar.setRange(0, 1000)
+        bar.setFixedHeight(8)
+        chunk = self.colour("current").name()
+        bar.setStyleSheet(f"QProgressBar::chunk {{ background: {chunk}; }}")
+        return bar
 
     def attempt(self, action: Any, *args: Any) -> Any:
         """Run what a button asks for; an input error becomes a line in the dock."""

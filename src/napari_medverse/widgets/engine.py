@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ FRAME_INTERVAL = 0.15
 class LocalEngine:
     """Loads weights and predicts on this machine; keeps one model and its feature cache.
 
-    All but `models` and `describe` is called on the worker's thread only.
+    All but `models`, `describe` and `load` is called on the worker's thread only.
     """
 
     def __init__(self, preferences: Preferences | None = None) -> None:
@@ -31,6 +32,7 @@ class LocalEngine:
         self._model: tuple[tuple, Model] | None = None
         self._described: dict[str, dict[str, Any]] = {}
         self._cache: FeatureCache | None = None
+        self._loading = threading.Lock()
 
     def models(self) -> list[str]:
         """Return the names of the weights at hand, the shipped ones first."""
@@ -52,15 +54,16 @@ class LocalEngine:
     def load(self, name: str) -> Model:
         """Return the model of a name, loaded once."""
         chosen = (name, self.preferences.device, self.preferences.precision)
-        if self._model is None or self._model[0] != chosen:
-            from ..torch_import import import_torch
+        with self._loading:
+            if self._model is None or self._model[0] != chosen:
+                from ..torch_import import import_torch
 
-            import_torch()
-            from ..weights import load_model
+                import_torch()
+                from ..weights import load_model
 
-            self._model = None
-            self._model = (chosen, load_model(*chosen))
-        return self._model[1]
+                self._model = None
+                self._model = (chosen, load_model(*chosen))
+            return self._model[1]
 
     def run(
         self,

@@ -16,14 +16,14 @@ def mark(role: str, **details: object) -> dict[str, object]:
 
 
 def role(layer: Layer) -> str | None:
-    """Return "preview", "aligned" or "accepted" for the plugin's layers, None for others."""
+    """Return what a layer of the plugin is, such as "preview" or "accepted"; None for others."""
     entry = layer.metadata.get(KEY)
     return entry.get("role") if isinstance(entry, dict) else None
 
 
 def is_scratch(layer: Layer) -> bool:
     """Tell whether a layer is only a view of ours: never context, target or result."""
-    return role(layer) in ("preview", "aligned")
+    return role(layer) in ("preview", "aligned", "study", "uncertainty")
 
 
 def unwrapped(item: Any) -> Any:

@@ -9,17 +9,15 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QWidget,
 )
 from superqt import QCollapsible, QToggleSwitch
 
 from . import accept
-from .choices import LayerChoice
+from .choices import LayerChoice, is_scan
 from .dock import Dock
 from .forms import form
-from .marks import is_scratch
 from .preview_model import ALIGN, NO_MODEL, PRIOR, SHOW
 from .strategy_panel import StrategyPanel
 
@@ -76,7 +74,7 @@ class LivePreviewDock(Dock):
 
     def _build_choice(self) -> None:
         layers = self.viewer.layers
-        self.target = LayerChoice(layers, _is_target, self.bindings, "choose a scan ...")
+        self.target = LayerChoice(layers, is_scan, self.bindings, "choose a scan ...")
         self.model = ComboBox(choices=lambda _: self.state.engine.models() or [NO_MODEL])
         if self.preview.model not in self.model.choices:
             self.preview.model = self.model.choices[0]
@@ -99,12 +97,7 @@ class LivePreviewDock(Dock):
         line.addWidget(self.once, 1)
         line.addWidget(self.cancel, 1)
         self.column.addLayout(line)
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(False)
-        self.bar.setRange(0, 1000)
-        self.bar.setFixedHeight(8)
-        chunk = self.colour("current").name()
-        self.bar.setStyleSheet(f"QProgressBar::chunk {{ background: {chunk}; }}")
+        self.bar = self.thin_bar()
         self.column.addWidget(self.bar)
         self.line = QLabel(" ")
         self.line.setWordWrap(True)
@@ -235,12 +228,3 @@ class LivePreviewDock(Dock):
 
     def _show_accept(self, *_: object) -> None:
         self.into.refresh()
-
-
-def _is_target(layer: object) -> bool:
-    return (
-        type(layer).__name__ == "Image"
-        and not is_scratch(layer)
-        and layer.ndim == 3
-        and not layer.rgb
-    )

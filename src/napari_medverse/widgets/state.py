@@ -12,6 +12,7 @@ from ..paths import CACHE_VARIABLE
 from .context_model import ContextSetModel
 from .controller import PreviewController
 from .engine import LocalEngine
+from .explore_controller import ExploreController
 from .jobs import Jobs
 from .marks import unwrapped
 from .preview_model import PreviewModel
@@ -41,6 +42,7 @@ class ViewerState:
             viewer, self.context, self.preview, self.jobs, self.engine
         )
         self.session = SessionController(viewer, self)
+        self.explore = ExploreController(viewer.layers, self)
         self._docks: dict[int, bool] = {}
         self._titles: dict[int, str] = {}
         viewer.layers.events.removed.connect(self._on_layer_removed)
@@ -86,6 +88,7 @@ class ViewerState:
         self._titles.clear()
         self.session.stop()
         self.controller.stop(timeout=5)
+        self.explore.stop(timeout=5)
         self.jobs.close()
 
     def _on_layer_removed(self, event: Any) -> None:
