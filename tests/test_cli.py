@@ -390,3 +390,18 @@ def test_predict_takes_a_strategy_and_keeps_its_embeddings(tmp_path, iris, files
 def test_strategies_that_cannot_be_used_are_one_line(tmp_path, iris, files, capsys, more, message):
     out = tmp_path / "out.nii.gz"
     assert message in fails(capsys, "predict", *files, "--out", out, "--model", iris, *more)
+
+
+def test_adapt_makes_named_weights(files, weights, capsys):
+    context = files[1:]
+    command = ["adapt", *context, "--model", str(weights), "--align", "none", "--name", "ours"]
+    assert main([*command, "--minutes", "0.02"]) == 0
+    out, err = capsys.readouterr()
+    assert "'ours': Dice on held-out parts" in out and "use it with --model ours" in out
+    assert main(["weights", "list"]) == 0
+    assert "ours" in capsys.readouterr().out
+    assert "--overwrite" not in err
+    assert "weights named 'ours' already" in fails(capsys, *command)
+    assert "minutes must be a number above 0" in fails(capsys, *command, "--minutes", "0")
+    missing = replaced(command, 2, "gone.nii.gz")
+    assert "gone.nii.gz" in fails(capsys, *missing)

@@ -67,12 +67,16 @@ class TinyEngine(LocalEngine):
         self.gate.set()
         self.align_gate = threading.Event()
         self.align_gate.set()
+        self.adapt_gate = threading.Event()
+        self.adapt_gate.set()
         self.loads = 0
         self.windows = 0
         self._tiny = None
 
     def models(self):
-        return ["tiny", "broken"]
+        from napari_medverse.weights.registry import named_folder
+
+        return ["tiny", "broken", *sorted(p.stem for p in named_folder().glob("*.safetensors"))]
 
     def load(self, name):
         import torch
@@ -103,6 +107,18 @@ class TinyEngine(LocalEngine):
         while not self.align_gate.wait(0.005):
             cancel.check()
         return super().align(target, pair, method, cancel)
+
+    def adapt(self, pairs, name, model, options, cancel, tell):
+        def gated(fraction, text):
+            tell(fraction, text)
+            while not self.adapt_gate.wait(0.005):
+                cancel.check()
+
+        quick = {"steps": 2, "tasks": 1, "boxes": 1, "scores": 1}
+        return super().adapt(pairs, name, model, options | quick, cancel, gated)
+
+    def _base(self, name):
+        return self.load(name)
 
     def run(self, model, target, pairs, options, cancel, progress):
         def gated(done, windows, text):

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import Cancelled, MedverseError
-from . import bank, demo, evaluate, predict, study, train, weights
+from . import adapt, bank, demo, evaluate, predict, study, train, weights
 
-_COMMANDS = (demo, predict, weights, bank, evaluate, study, train)
+_COMMANDS = (demo, predict, weights, bank, evaluate, study, train, adapt)
 _INTERRUPTED = 130
 
 

@@ -1,6 +1,8 @@
 """Resampling arrays through index maps and displacement fields."""
 
+import itertools
 import os
+from collections.abc import Callable
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,8 +24,9 @@ def warp(
     field: Field | None = None,
     nearest: bool = False,
     fill: float = 0.0,
+    convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> np.ndarray:
-    """Sample an array on a grid of the target.
+    """Sample an array on a grid of the target; only the part that the grid needs is read.
 
     Parameters
     ----------
@@ -42,15 +45,23 @@ def warp(
         averaging over blocks where the grid is coarser than the source (no aliasing).
     fill
         Value outside the source.
+    convert
+        Applied to the part that is read, such as to make a mask of labels.
 
     Returns
     -------
     ndarray, shape `shape`
         The array's dtype if `nearest`, else float32. The same whatever the number of threads.
     """
+    pool = (1, 1, 1)
     if not nearest:
         steps = np.linalg.norm(to_source[:3, :3] * np.asarray(scale), axis=1)
         pool = tuple(max(1, round(float(step))) for step in steps)
+    part = _needed(array.shape, to_source, shape, scale, offset, field, pool)
+    array = convert(array[part])
+    to_source = np.array(to_source)
+    to_source[:3, 3] -= [axis.start for axis in part]
+    if not nearest:
         array, place = block_mean(array, np.eye(4), pool)
         to_source = np.linalg.inv(place) @ to_source
     image = sitk.GetImageFromArray(_supported(array))
@@ -72,6 +83,32 @@ def warp(
     resample.SetDefaultPixelValue(float(fill))
     result = sitk.GetArrayFromImage(resample.Execute(image))
     return result.astype(array.dtype, copy=False)
+
+
+def _needed(
+    sides: tuple[int, ...],
+    to_source: np.ndarray,
+    shape: tuple[int, int, int],
+    scale: tuple[float, float, float],
+    offset: tuple[float, float, float],
+    field: Field | None,
+    pool: tuple[int, ...],
+) -> tuple[slice, ...]:
+    """Return the part of the source that reaches the grid, in whole blocks of the pooling."""
+    reach = np.zeros(3) if field is None else np.abs(field.vectors).max(axis=(0, 1, 2))
+    first = np.asarray(offset, float) - reach
+    last = np.asarray(offset) + np.asarray(scale) * (np.asarray(shape) - 1) + reach
+    corners = np.array(list(itertools.product(*zip(first, last, strict=True)))).T
+    placed = to_source[:3, :3] @ corners + to_source[:3, 3:]
+    part = []
+    for side, block, low, high in zip(
+        sides, pool, placed.min(axis=1), placed.max(axis=1), strict=True
+    ):
+        # At least one block, for a grid that lies wholly outside.
+        start = int(np.clip(low // block - 2, 0, (side - 1) // block)) * block
+        stop = int(np.clip((high // block + 3) * block, start + block, max(side, start + block)))
+        part.append(slice(start, min(stop, side)))
+    return tuple(part)
 
 
 def _supported(array: np.ndarray) -> np.ndarray:

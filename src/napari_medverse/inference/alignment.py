@@ -134,8 +134,13 @@ class AlignedPair:
         offset: Triple = (0.0, 0.0, 0.0),
     ) -> np.ndarray:
         """Return one label value as a soft mask, (d, h, w) float32 in 0..1; see `image_on`."""
-        mask = (self.pair.label.data == value).view(np.uint8)
-        return self._warp(mask, shape or self.target.shape, scale, offset)
+        return self._warp(
+            self.pair.label.data,
+            shape or self.target.shape,
+            scale,
+            offset,
+            convert=lambda part: (part == value).view(np.uint8),
+        )
 
     def seen_on(
         self,
@@ -144,7 +149,7 @@ class AlignedPair:
         offset: Triple = (0.0, 0.0, 0.0),
     ) -> np.ndarray:
         """Return where the pair's field of view reaches, (d, h, w) bool; see `image_on`."""
-        everywhere = np.ones(self.pair.image.shape, np.uint8)
+        everywhere = np.broadcast_to(np.uint8(1), self.pair.image.shape)
         shape = shape or self.target.shape
         return self._warp(everywhere, shape, scale, offset, nearest=True).astype(bool)
 

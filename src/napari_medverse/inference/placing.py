@@ -1,5 +1,6 @@
 """Bringing context pairs to the target: alignment where it is asked for, else by their grids."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # Input and output of an image task share their intensity scale where their ranges overlap this much
 # (denoising, bias removal), and have their own where they do not (one modality to another).
 _SHARED_RANGE = 0.3
+# No vote where no pair correlates with the target at least so much.
+_LEAST_SIMILARITY = 0.3
 
 
 def place_target(target: Volume, scaling: Scaling) -> PlacedImage:
@@ -139,6 +142,11 @@ def vote(
     return torch.from_numpy(share)
 
 
+def any_alike(pairs: Sequence[PlacedPair]) -> bool:
+    """Whether some pair's image, as placed, was measured to be like the target."""
+    return any((pair.similarity or 0.0) >= _LEAST_SIMILARITY for pair in pairs)
+
+
 def intensity(volume: Volume, settings, cache: FeatureCache | None) -> Scaling:
     """Measure a volume's scaling, or recall it."""
     kind = settings.normalisation.kind
@@ -172,11 +180,11 @@ def _registered(
     if result.method == "none":
         return None, None, note
     to_source = world_map(target, result.pair.image, result.transform)
-    bend = None if result.field is None else _bend(result.field, to_source)
+    bend = None if result.field is None else bend_of(result.field, to_source)
     return to_source, bend, note | {"method": result.method}
 
 
-def _bend(field, to_source: np.ndarray) -> Bend:
+def bend_of(field, to_source: np.ndarray) -> Bend:
     """Turn a displacement of target indices into one of source indices."""
     moved = np.einsum("ab,dhwb->adhw", to_source[:3, :3], field.vectors)
     vectors = torch.from_numpy(np.ascontiguousarray(moved, dtype=np.float32))

@@ -26,7 +26,7 @@ from .iris_stream import stream_iris
 from .levels import Level
 from .likeness import Likeness
 from .normalise import Scaling
-from .placing import intensity, place_pairs, place_target, share_scales, vote
+from .placing import any_alike, intensity, place_pairs, place_target, share_scales, vote
 from .request import Request, make_request
 from .runner import WindowRunner
 from .sources import PlacedImage, PlacedPair
@@ -36,8 +36,6 @@ Progress = Callable[[int, int, str], None]
 DEFAULT_INTERVAL = 0.25
 # A partial frame may take this part of the time that the windows take.
 _FRAME_SHARE = 0.1
-# No vote where no pair correlates with the target at least so much.
-_LEAST_SIMILARITY = 0.3
 
 
 def stream(
@@ -238,7 +236,7 @@ class _Run:
         """Return the first autoregressive context: the aligned label vote, or none."""
         if self.request.prior == "none" or engine.single or self.request.task == "image":
             return None
-        if self.request.prior == "auto" and not _any_alike(self.runner.pairs):
+        if self.request.prior == "auto" and not any_alike(self.runner.pairs):
             return None
         self.guided = True
         return Feedback(None, self._votes(level), level.grid_to_target, level)
@@ -327,8 +325,3 @@ class _Run:
     def _check(self) -> None:
         if self.cancel is not None:
             self.cancel.check()
-
-
-def _any_alike(pairs: list[PlacedPair]) -> bool:
-    """Whether some pair's image, as placed, was measured to be like the target."""
-    return any((pair.similarity or 0.0) >= _LEAST_SIMILARITY for pair in pairs)

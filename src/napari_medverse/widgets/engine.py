@@ -94,6 +94,40 @@ class LocalEngine:
         status = AlignmentStatus(found.method, float(found.similarity), found.message)
         return PlacedArrays(found.image, found.label, status)
 
+    def adapt(
+        self,
+        pairs: list[ContextPair],
+        name: str,
+        model: str,
+        options: dict[str, Any],
+        cancel: CancelToken,
+        tell: Callable[[float, str], None],
+    ) -> str:
+        """Adapt weights to annotated pairs; return what came of it, in words.
+
+        Called on a thread of its own, beside the worker's; it shares no model with that.
+        """
+        from ..torch_import import import_torch
+
+        import_torch()
+        from ..training.adapt import adapt
+        from ..training.adapt_loop import AdaptSettings
+
+        found = adapt(
+            pairs,
+            name,
+            self._base(model),
+            AdaptSettings(**options),
+            device=self.preferences.device,
+            progress=lambda progress: tell(progress.fraction, progress.describe()),
+            cancel=cancel,
+        )
+        return found.summary()
+
+    def _base(self, name: str) -> str | Model:
+        """Return what `adapt` begins with; for tests to replace."""
+        return name
+
     @property
     def cache(self) -> FeatureCache:
         """What runs leave for the next ones, within the preferred size."""

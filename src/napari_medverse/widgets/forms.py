@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from magicgui.widgets import Widget
-from qtpy.QtWidgets import QFormLayout, QLabel
+from qtpy.QtWidgets import QFormLayout, QLabel, QWidget
 
 LABEL_WIDTH = 92
 
 
-def form(rows: Mapping[str, Widget]) -> QFormLayout:
-    """Return a form of labelled magicgui widgets."""
+def form(rows: Mapping[str, Widget | QWidget]) -> QFormLayout:
+    """Return a form of labelled widgets, magicgui's or Qt's."""
     layout = QFormLayout()
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setVerticalSpacing(4)
@@ -19,5 +19,5 @@ def form(rows: Mapping[str, Widget]) -> QFormLayout:
     for text, widget in rows.items():
         label = QLabel(text)
         label.setMinimumWidth(LABEL_WIDTH)
-        layout.addRow(label, widget.native)
+        layout.addRow(label, getattr(widget, "native", widget))
     return layout

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible, QToggleSwitch
 
 from . import accept
+from .adapt_panel import AdaptPanel
 from .choices import LayerChoice, is_scan
 from .dock import Dock
 from .forms import form
@@ -64,6 +65,9 @@ class LivePreviewDock(Dock):
         self.bindings.connect(events.live, self._show_live)
         self.bindings.connect(events.model, self._show_kind)
         self.bindings.connect(self.state.context.choice_changed, self._show_task)
+        self.bindings.connect(self.state.adapting.finished, self._use_adapted)
+        self.bindings.connect(self.state.adapting.model.events.shown, self._show_adapt)
+        self._show_adapt(self.state.adapting.model.shown)
         self._show_state()
         self._show_live()
         self._show_accept()
@@ -80,7 +84,20 @@ class LivePreviewDock(Dock):
             self.preview.model = self.model.choices[0]
         self.bindings.two_way(self.target, self.preview, "target")
         self.bindings.two_way(self.model, self.preview, "model")
-        self.column.addLayout(form({"Target": self.target, "Model": self.model}))
+        self.adapt = QPushButton("Adapt ...")
+        self.adapt.setCheckable(True)
+        self.adapt.setToolTip("Train these weights on the ticked pairs and keep them by a new name")
+        self.adapt.toggled.connect(self._set_adapt)
+        choice = QWidget()
+        line = QHBoxLayout(choice)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(self.model.native, 1)
+        line.addWidget(self.adapt)
+        self.column.addLayout(form({"Target": self.target, "Model": choice}))
+        self.adapting = AdaptPanel(
+            self.state.adapting, self.bindings, self.attempt, self.thin_bar()
+        )
+        self.column.addWidget(self.adapting)
         self.strategy = StrategyPanel(self.preview, self.bindings)
         self.column.addWidget(self.strategy)
 
@@ -177,6 +194,15 @@ class LivePreviewDock(Dock):
         self.model.reset_choices()
         super().showEvent(event)
 
+    def _set_adapt(self, shown: bool) -> None:
+        self.state.adapting.model.shown = shown
+
+    def _use_adapted(self, name: str) -> None:
+        """Offer new weights at once, and choose them: that is what they were made for."""
+        self.model.reset_choices()
+        if name in self.model.choices:
+            self.preview.model = name
+
     def _set_live(self, live: bool) -> None:
         self.preview.live = live
 
@@ -210,6 +236,9 @@ class LivePreviewDock(Dock):
     def _show_live(self, *_: object) -> None:
         if self.live.isChecked() != self.preview.live:
             self.live.setChecked(self.preview.live)
+
+    def _show_adapt(self, shown: bool) -> None:
+        self.adapt.setChecked(shown)
 
     def _show_task(self, *_: object) -> None:
         """Offer what makes sense: an image result has no threshold, classes or label layer."""

@@ -9,6 +9,7 @@ from typing import Any
 from qtpy.QtWidgets import QApplication
 
 from ..paths import CACHE_VARIABLE
+from .adapt_controller import AdaptController
 from .context_model import ContextSetModel
 from .controller import PreviewController
 from .engine import LocalEngine
@@ -41,6 +42,7 @@ class ViewerState:
         self.controller = PreviewController(
             viewer, self.context, self.preview, self.jobs, self.engine
         )
+        self.adapting = AdaptController(self.context, self.preview, lambda: self.engine)
         self.session = SessionController(viewer, self)
         self.explore = ExploreController(viewer.layers, self)
         self._docks: dict[int, bool] = {}
@@ -79,6 +81,7 @@ class ViewerState:
         if not any(self._docks.values()):
             self.controller.stop()
         if not self._docks:
+            self.adapting.stop()
             self.session.stop()
             self.jobs.close()
 
@@ -87,6 +90,7 @@ class ViewerState:
         self._docks.clear()
         self._titles.clear()
         self.session.stop()
+        self.adapting.stop(timeout=5)
         self.controller.stop(timeout=5)
         self.explore.stop(timeout=5)
         self.jobs.close()

@@ -1,0 +1,84 @@
+"""Parts of a user's scans that adapting never learns from, and the Dice on them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_medverse.inference import CancelToken
+from napari_medverse.training.leave_one_out import Fold
+
+# A held-out box is at most this part of the scan along each axis.
+_BOX_SHARE = 0.6
+
+
+def hold_out(
+    rng: np.random.Generator, folds: Sequence[Fold], classes: Sequence[int], count: int
+) -> None:
+    """Set aside ``count`` boxes, in turn from each fold, such that they show every class.
+
+    The loss never looks into them (`Window.counts`); the score looks nowhere else.
+    """
+    seen = dict.fromkeys(classes, 0)
+    for number in range(count):
+        fold = folds[number % len(folds)]
+        boxes = _candidates(fold)
+        voxels = np.array([_voxels(fold.pair.label.data[box], classes) for box in boxes])
+        shows = voxels > 0.01 * voxels.max(axis=0, initial=1)
+        rarest = [seen[value] for value in classes]
+        # the class seen least decides first, then how many classes there are
+        worth = (shows / (1 + np.array(rarest))).sum(axis=1) + rng.random(len(boxes)) * 0.5
+        for held in fold.boxes:
+            worth[[i for i, box in enumerate(boxes) if box == held]] = -1
+        best = int(worth.argmax())
+        if boxes[best] not in fold.boxes:
+            fold.boxes.append(boxes[best])
+        for place, value in enumerate(classes):
+            seen[value] += int(shows[best, place])
+
+
+def leave_one_out_dice(
+    folds: Sequence[Fold], classes: Sequence[int], most: int, cancel: CancelToken | None = None
+) -> dict[int, float]:
+    """Return the Dice of each class over all held-out boxes together, by real predictions.
+
+    Classes that no box shows are left out.
+    """
+    both = dict.fromkeys(classes, 0)
+    total = dict.fromkeys(classes, 0)
+    for number, fold in enumerate(folds):
+        for box, value in itertools.product(fold.boxes, classes):
+            if value not in fold.pair.classes:
+                continue
+            # the same context every time, so that scores can be compared
+            pairs = fold.context(np.random.default_rng([number, value]), value, most)
+            centre = [(part.start + part.stop - 1) / 2 for part in box]
+            predicted, level = fold.predict(value, pairs, centre, cancel)
+            here = tuple(
+                slice(part.start - round(first), part.stop - round(first))
+                for part, first in zip(box, level.grid_offset, strict=True)
+            )
+            found = predicted[here].numpy() >= 0.5
+            truth = fold.pair.label.data[box] == value
+            both[value] += int((found & truth).sum())
+            total[value] += int(found.sum()) + int(truth.sum())
+    return {value: 2 * both[value] / total[value] for value in classes if total[value]}
+
+
+def _candidates(fold: Fold) -> list[tuple[slice, slice, slice]]:
+    """Boxes a little apart from each other, each within one window of the finest level."""
+    axes = []
+    for side, window in zip(fold.plan[-1].grid, fold.plan[-1].window, strict=True):
+        length = max(1, min(window, int(side * _BOX_SHARE)))
+        starts = np.unique(np.linspace(0, side - length, 5).round().astype(int))
+        axes.append([slice(int(start), int(start) + length) for start in starts])
+    return list(itertools.product(*axes))
+
+
+def _voxels(labels: NDArray[np.integer], classes: Sequence[int]) -> list[int]:
+    values, counts = np.unique(labels[::2, ::2, ::2], return_counts=True)
+    known = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return [known.get(value, 0) for value in classes]
