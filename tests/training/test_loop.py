@@ -277,6 +277,20 @@ def test_the_papers_recipe_is_the_supplements(tmp_path):
     train(config.model_copy(update=small), tmp_path, progress=silent)
 
 
+def test_a_head_with_more_outputs_starts_from_the_narrower_ones_weights(finished, tmp_path):
+    path = export_weights(finished[1], tmp_path / "narrow.safetensors")
+    network = CONFIG.network.model_copy(update={"mixture": True})
+    started = CONFIG.model_copy(update={"initial": path, "network": network, "standardise": False})
+    narrow = averaged_network(read_checkpoint(finished[1])).eval()
+    batch = make_batch(CONFIG, 0)
+    with torch.no_grad():
+        masks = [
+            net(batch.target, batch.context_images, batch.context_labels)
+            for net in (narrow, new_network(started).eval())
+        ]
+    torch.testing.assert_close(*masks, atol=2e-3, rtol=0)  # weights are stored in 16 bits
+
+
 def test_initial_weights_lie_beside_the_config(tmp_path):
     file = tmp_path / "go_on.yaml"
     file.write_text("stages: [{size: 16, steps: 1}]\ninitial: first.safetensors")

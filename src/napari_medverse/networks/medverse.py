@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MedverseError
+from . import mixing
 from . import prototypes as proto
 from .base import ContextNetwork
 from .blocks import (
@@ -150,6 +151,9 @@ class Medverse(ContextNetwork):
         Predict a correction of the autoregressive label, and of the target in image
         tasks, instead of the label itself (ours). The network then has two outputs, a
         mask logit and an intensity.
+    mixture
+        In image tasks weigh filtered versions of the target (ours, see ``mixing``); for
+        ``residual`` networks.
     width
         The attention's width m, a multiple of 6.
     stem
@@ -163,7 +167,8 @@ class Medverse(ContextNetwork):
     Raises
     ------
     MedverseError
-        An unknown token layout or a width that is not a multiple of 6.
+        An unknown token layout, a width that is not a multiple of 6, or a mixture without
+        ``residual``.
     """
 
     def __init__(
@@ -174,6 +179,7 @@ class Medverse(ContextNetwork):
         prototypes: bool = False,
         residual: bool = False,
         stem: int = 1,
+        mixture: bool = False,
         width: int = 66,
         blocks: int = 4,
     ) -> None:
@@ -182,8 +188,10 @@ class Medverse(ContextNetwork):
             raise MedverseError(f"tokens must be one of {LAYOUTS}, not {tokens!r}.")
         if width % 6:
             raise MedverseError(f"The attention width must be a multiple of 6, not {width}.")
+        if mixture and not residual:
+            raise MedverseError("A mixture of candidates is for residual networks only.")
         channels = tuple(channels)
-        self.residual, self.prototypes = residual, prototypes
+        self.residual, self.prototypes, self.mixture = residual, prototypes, mixture
         self.stem, self.blocks = stem, blocks
         # Contiguous blocks may be fewer on small windows; strided tokens are always p^3.
         smallest = blocks if tokens == "strided" else min(blocks, 2)
@@ -202,12 +210,17 @@ class Medverse(ContextNetwork):
         self.context_unet = ContextUNet(
             channels, conv_layers, lambda c: FusedContextStage(c, conv_layers, bam), 2 * folded
         )
-        outputs = (2 if residual else 1) * folded
-        self.target_decoder = TargetDecoder(channels, conv_layers, bam, outputs, prototypes)
+        outputs = 1 + (mixing.OUTPUTS if mixture else 1) if residual else 1
+        self.target_decoder = TargetDecoder(
+            channels, conv_layers, bam, outputs * folded, prototypes
+        )
         if residual:
             # Training starts at the prior itself.
             nn.init.zeros_(self.target_decoder.output_block.block[-1].weight)
             nn.init.zeros_(self.target_decoder.output_block.block[-1].bias)
+        if mixture:
+            bias = self.target_decoder.output_block.block[-1].bias
+            bias.data.view(-1, folded)[3] = mixing.FIRST_WEIGHT
 
     def encode_target(self, target: Tensor) -> TargetFeatures:
         """Encode the target (B, 1, D, H, W)."""
@@ -270,12 +283,18 @@ class Medverse(ContextNetwork):
             raise MedverseError("Medverse needs context pairs or an autoregressive pair.")
         statistics = semantic.prototypes if semantic is not None else ()
         raw = self.target_decoder(target, contexts, statistics, positions.target, terms)
+        if self.residual:
+            # The first output is the mask logit, the others serve image tasks.
+            mask = self.stem**3
+            raw = raw[:, mask:] if task == "image" else raw[:, :mask]
         raw = pixel_shuffle(raw.float(), self.stem)
         if not self.residual:
             return raw
+        if task == "image" and self.mixture:
+            return mixing.mix(target.image, raw, ar_label)
         if task == "image":
-            return target.image.float() + raw[:, 1:]
-        logit = raw[:, :1]
+            return target.image.float() + raw
+        logit = raw
         if ar_label is not None:
             logit = logit + PRIOR_GAIN * torch.logit(ar_label.float().clamp(*PRIOR_RANGE))
         return logit if logits else torch.sigmoid(logit)

@@ -40,6 +40,7 @@ class NetworkSettings(_Settings):
     prototypes: bool = True
     residual: bool = True
     stem: int = Field(1, ge=1)
+    mixture: bool = False
     queries: int = Field(10, ge=1, description="contextual tokens a class (iris)")
     heads: int = Field(4, ge=1, description="attention heads (iris)")
     embedding: int = Field(64, ge=1, description="length of a token (iris)")

@@ -31,10 +31,21 @@ def new_network(config: TrainingConfig) -> nn.Module:
         if not config.initial.is_file():
             raise MedverseError(f"{config.initial}: no such file; it is the config's 'initial'.")
         tensors = {k: v.float() for k, v in load_file(config.initial).items() if k != "memory"}
-        network.load_state_dict(tensors | _empty_memory(network))
+        network.load_state_dict(_widened(tensors, network) | _empty_memory(network))
     if config.standardise:
         standardise(network, fresh=config.initial is None)
     return network
+
+
+def _widened(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Return initial weights for a head with more outputs than theirs; the new ones are fresh."""
+    fresh, widened = network.state_dict(), {}
+    for name, value in tensors.items():
+        own = fresh.get(name, value)
+        if own.shape[1:] == value.shape[1:] and len(own) > len(value):
+            value = torch.cat([value, own[len(value) :]])
+        widened[name] = value
+    return widened
 
 
 def _empty_memory(network: nn.Module) -> dict[str, Tensor]:

@@ -55,6 +55,7 @@ class ModelConfig(BaseModel):
     prototypes: bool = False
     residual: bool = False
     stem: int = Field(1, ge=1, le=16)
+    mixture: bool = False
     width: int = Field(66, ge=1, le=4096)
     blocks: int = Field(4, ge=1, le=64)
     queries: int = Field(10, ge=1, le=1024)
@@ -78,6 +79,7 @@ class ModelConfig(BaseModel):
                 prototypes=self.prototypes,
                 residual=self.residual,
                 stem=self.stem,
+                mixture=self.mixture,
                 width=self.width,
                 blocks=self.blocks,
             )
