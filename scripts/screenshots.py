@@ -24,19 +24,25 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SIZE = (1560, 960)
+#: annotated heads in the bank that is photographed
+BANK_CASES = 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder (default: docs/images)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for the prediction")
-    parser.add_argument("--only", choices=("preview", "explore"), help="some of the pictures")
+    parser.add_argument(
+        "--only", choices=("preview", "explore", "retrieval"), help="some of the pictures"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.only in (None, "preview"):
         preview_pictures(options.out, options.timeout)
     if options.only in (None, "explore"):
         explore_pictures(options.out, options.timeout)
+    if options.only in (None, "retrieval"):
+        retrieval_pictures(options.out, options.timeout)
 
 
 def preview_pictures(folder: Path, timeout: float) -> None:
@@ -55,6 +61,51 @@ def preview_pictures(folder: Path, timeout: float) -> None:
     finally:
         viewer.close()
         turn_events(0.5)
+
+
+def retrieval_pictures(folder: Path, timeout: float) -> None:
+    """Photograph the Retrieval dock after a search in a bank of the sample heads."""
+    import tempfile
+
+    import napari
+
+    from napari_medverse.widgets.demo import PLUGIN, add_cohort
+    from napari_medverse.widgets.state import state_of
+
+    viewer = napari.Viewer()
+    viewer.window.resize(*SIZE)
+    viewer.mouse_over_canvas = False
+    add_cohort(viewer, BANK_CASES)
+    _, dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Retrieval")
+    model, state = dock.model, state_of(viewer)
+
+    def finished() -> bool:
+        return model.state == "idle"
+
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            state.context.add_from_layers(viewer.layers)
+            turn_events(timeout, lambda: not state.context.pending)
+            dock.model.open(str(Path(place) / "lab-bank"))
+            turn_events(timeout, finished)
+            dock.add_pairs.trigger()
+            turn_events(timeout, finished)
+            dock.target.value = viewer.layers[f"mouse_{BANK_CASES + 1}"]
+            dock.search.click()
+            turn_events(timeout, finished)
+            if model.error or not model.hits:
+                raise SystemExit(f"nothing found to photograph: {model.error}")
+            dock.draw.click()
+            turn_events(timeout, finished)
+            dock.tree.setCurrentItem(dock.tree.items()[0])
+            # The temporary folder means nothing to a reader.
+            dock.place.setText("/data/lab-bank")
+            viewer.fit_to_view()
+            turn_events(2)
+            save(viewer, folder / "retrieval.png")
+        finally:
+            viewer.close()
+            turn_events(0.5)
 
 
 def take_pictures(viewer: napari.Viewer, state: ViewerState, folder: Path, timeout: float) -> None:

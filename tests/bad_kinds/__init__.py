@@ -5,7 +5,7 @@ here; `{folder}` in a message stands for the test's folder, `...` for
 another library's words.
 """
 
-from . import arrays, layers, nifti, requests, sessions, weights
+from . import arrays, banks, layers, nifti, requests, sessions, weights
 from .kit import BAD, WARNED, Workshop
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "WARNED",
     "Workshop",
     "arrays",
+    "banks",
     "layers",
     "nifti",
     "requests",

@@ -22,9 +22,11 @@ from napari_medverse.bank import (
 from napari_medverse.bank.adding import offers_in
 from napari_medverse.bank.export import export
 from napari_medverse.bank.projection import part_of, project
+from napari_medverse.bank.retrieval import candidates_of
 from napari_medverse.bank.sources import keys_of, path_of, verify
 from napari_medverse.errors import Cancelled, MedverseError
 from napari_medverse.inference import CancelToken
+from napari_medverse.inference.strategies import ObjectRetrieval
 from napari_medverse.io import read_nifti, write_nifti
 from napari_medverse.io.datasets import Case
 
@@ -196,6 +198,23 @@ def test_retrieved_pairs_serve_a_prediction(tmp_path, folder, kind):
     assert 1 <= len(pairs) <= 2 and {c for p in pairs for c in p.classes} == {1, 2}
     result = predict(tiny_model(), target, pairs, align="none")
     assert result.labels.shape == target.shape and result.classes == (1, 2)
+
+
+def test_kept_embeddings_serve_iris_own_strategy(tmp_path, folder):
+    model = tiny_model("iris")
+    embedder = embedder_for(model)
+    bank = Bank.create(tmp_path / "bank", embedder.space)
+    add_cases(bank, embedder, offers_in(folder))
+    target, label = target_of(folder, 0), read_nifti(folder / "labels" / "case0.nii.gz")
+    hits = retrieve(bank, embedder, target, 2, label=label).hits
+    candidates = candidates_of(bank, hits)
+    assert [(c.name, c.value) for c in candidates] == [
+        (hit.entry.case, value) for value, found in hits.items() for hit in found
+    ]
+    pair = Case("case0", folder / "images" / "case0.nii.gz", folder / "labels" / "case0.nii.gz")
+    strategy = ObjectRetrieval(best=2, candidates=candidates)
+    result = predict(model, target, [pair.read()], strategy=strategy)
+    assert result.labels.shape == target.shape and candidates_of(bank, {1: []}) == []
 
 
 class Sure:

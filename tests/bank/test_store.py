@@ -80,6 +80,16 @@ def test_what_is_no_bank_is_told(tmp_path):
         Bank.create(tmp_path / "file", SPACE)
 
 
+def test_a_bank_in_an_object_store(tmp_path):
+    uri = (tmp_path / "store").as_uri()
+    assert not Bank.exists(uri)
+    bank = Bank.create(uri, SPACE)
+    assert bank.add(rows(0, 3)) == 3 and bank.folder is None
+    assert len(Bank.open(uri)) == 3
+    with pytest.raises(MedverseError, match="cannot be (reached|made|opened)"):
+        Bank.create("nowhere://bucket/bank", SPACE)
+
+
 def test_search_ranks_by_cosine_within_a_class(bank):
     given = rows(0, 60)
     bank.add(given)

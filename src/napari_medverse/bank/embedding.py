@@ -17,14 +17,15 @@ from torch.nn import functional as F
 
 from ..errors import MedverseError
 from ..inference import CancelToken, ContextPair, Volume
-from ..inference.grid import scale_and_shift
+from ..inference.frames import resolve_labels
 from ..inference.normalise import measure
-from ..inference.sampling import sample
+from ..inference.strategies import search_vector
+from ..inference.view import View, view_of
 from .entry import Space
-from .orientation import canonical, canonical_pair
 from .shape import FACTS, shape_facts
 
 if TYPE_CHECKING:
+    from ..networks.features import TargetFeatures
     from ..weights import Model
 
 #: what the numbers of a search vector mean; to be raised when that changes
@@ -116,44 +117,35 @@ def embedder_for(model: Model, size: int | None = None) -> Embedder:
 
 
 class _Looking:
-    """Bringing volumes to the model's grid."""
+    """Bringing volumes into the model's window."""
 
     def __init__(self, model: Model, size: int | None) -> None:
         self.model = model
         self.size = size or max(model.config.patch)
-        self.divisor = model.network.divisor
 
-    def _grid(self, volume: Volume) -> tuple[int, ...]:
-        extent = np.asarray(volume.shape) * volume.spacing
-        sides = extent / extent.max() * self.size / self.divisor
-        return tuple(int(n) * self.divisor for n in np.maximum(1, sides.round()))
+    def _probe(self) -> Tensor:
+        """Return the smallest image that the network takes, to see what it makes of it."""
+        return torch.zeros(1, 1, *(self.model.network.divisor,) * 3, device=self.model.device)
 
-    def _image(self, image: Volume, grid: tuple[int, ...]) -> Tensor:
-        """Return (1, 1, *grid) in [0, 1]."""
+    def _view(self, volume: Volume) -> View:
+        return view_of(volume, self.size, self.model.network.divisor)
+
+    def _image(self, image: Volume) -> Tensor:
+        """Return the image in its window, (1, 1, d, h, w) in [0, 1]."""
         how = self.model.config.normalisation
         scaling = measure(image, how.kind, (how.low, how.high))
-        return _resampled(image.data, scaling.apply, grid)[None, None].to(self.model.device)
-
-    def _masks(self, label: Volume, classes: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
-        """Return (1, K, *grid): the share of every voxel that each class fills."""
-        masks = [
-            _resampled(label.data, lambda part, v=value: (part == v).astype(np.float32), grid)
-            for value in classes
-        ]
-        return torch.stack(masks)[None].to(self.model.device)
+        return self._view(image).read_image(image, scaling).to(self.model.device)
 
     def _pair(
         self, image: Volume, label: Volume, classes: tuple[int, ...] | None
-    ) -> tuple[Tensor, Tensor, tuple[int, ...], tuple[float, ...]]:
+    ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Return image and masks (1, K, d, h, w) in the window, and the classes."""
         pair = ContextPair(image, label, image.name, task="labels")
         chosen = pair.classes if classes is None else classes
         if not chosen:
             raise MedverseError(f"{pair.title}: the label is empty; paint the structure in it")
-        image, label = canonical_pair(pair)
-        grid = self._grid(image)
-        extent = np.asarray(image.shape) * image.spacing
-        steps = tuple(float(x) for x in extent / grid)
-        return self._image(image, grid), self._masks(label, chosen, grid), chosen, steps
+        masks = self._view(pair.image).read_masks(pair.label, chosen)
+        return self._image(pair.image), masks.to(self.model.device), chosen
 
 
 class FeatureEmbedder(_Looking):
@@ -168,8 +160,7 @@ class FeatureEmbedder(_Looking):
     def __init__(self, model: Model, size: int | None = None) -> None:
         super().__init__(model, size)
         with torch.no_grad():
-            probe = torch.zeros(1, 1, *(self.divisor,) * 3, device=model.device)
-            channels = sum(m.shape[1] for m in self._maps(probe))
+            channels = sum(m.shape[1] for m in self._maps(self._probe()))
         self.space = Space(
             fingerprint=f"features-{_FEATURES_VERSION}-{self.size}:{model.fingerprint}",
             model=model.name,
@@ -180,15 +171,15 @@ class FeatureEmbedder(_Looking):
 
     @torch.no_grad()
     def embed_image(self, image: Volume) -> np.ndarray:
-        image = canonical(image)
-        maps = self._maps(self._image(image, self._grid(image)))
+        maps = self._maps(self._image(image))
         return _unit(torch.cat([_direction(m) for f in maps for m in _moments(f)]).cpu().numpy())
 
     @torch.no_grad()
     def embed(
         self, image: Volume, label: Volume, classes: tuple[int, ...] | None = None
     ) -> VolumeEmbedding:
-        values, masks, chosen, steps = self._pair(image, label, classes)
+        values, masks, chosen = self._pair(image, label, classes)
+        steps = _steps(self._view(image), image)
         maps = self._maps(values)
         moments = [_moments(f) for f in maps]
         whole = torch.cat([_direction(m) for pair in moments for m in pair]).cpu().numpy()
@@ -225,40 +216,34 @@ class FeatureEmbedder(_Looking):
 
 
 class IrisEmbedder(_Looking):
-    """Iris's task embeddings (section 3.2.1), searched as its object-level retrieval does.
-
-    The search vector is the foreground token beside the mean of the contextual tokens, as the
-    mask decoder takes them.
-    """
+    """Iris's task embeddings (section 3.2.1), compared as its object-level retrieval does."""
 
     def __init__(self, model: Model, size: int | None = None) -> None:
         super().__init__(model, size)
-        encoding = model.network.task_encoding
-        queries, channels = encoding.queries.shape
+        queries, width = model.network.queries, model.network.width
+        with torch.no_grad():
+            probe = model.network.encode_image(self._probe())
         self.space = Space(
             fingerprint=f"iris-{_IRIS_VERSION}-{self.size}:{model.fingerprint}",
             model=model.name,
-            vector=2 * channels,
-            image_vector=2 * channels,
-            task=(queries + 1, channels),
+            vector=2 * width,
+            image_vector=probe.bottleneck.shape[1],
+            task=(queries + 1, width),
         )
 
     @torch.no_grad()
     def embed_image(self, image: Volume) -> np.ndarray:
-        image = canonical(image)
-        return self._whole(self.model.network.encode_image(self._image(image, self._grid(image))))
+        return self._whole(self.model.network.encode_image(self._image(image)))
 
     @torch.no_grad()
     def embed(
         self, image: Volume, label: Volume, classes: tuple[int, ...] | None = None
     ) -> VolumeEmbedding:
-        values, masks, chosen, _ = self._pair(image, label, classes)
+        values, masks, chosen = self._pair(image, label, classes)
         features = self.model.network.encode_image(values)
-        tasks = self.model.network.encode_task(features, masks)[0].float().cpu().numpy()
-        objects = tuple(
-            ObjectEmbedding(v, _unit(np.concatenate([t[0], t[1:].mean(axis=0)])), t)
-            for v, t in zip(chosen, tasks, strict=True)
-        )
+        tasks = self.model.network.encode_task(features, masks)[0].float()
+        vectors = search_vector(tasks).cpu().numpy()
+        objects = tuple(map(ObjectEmbedding, chosen, vectors, tasks.cpu().numpy()))
         return VolumeEmbedding(self._whole(features), objects)
 
     @torch.no_grad()
@@ -271,32 +256,28 @@ class IrisEmbedder(_Looking):
         progress: Callable[[int, int, str], None] | None = None,
     ) -> np.ndarray:
         # The kept embeddings say it all: the reference's volumes are not needed (section 3.3).
-        image = canonical(target)
-        grid = self._grid(image)
         network = self.model.network
-        features = network.encode_image(self._image(image, grid))
+        features = network.encode_image(self._image(target))
         embeddings = torch.from_numpy(np.stack(list(tasks.values())))[None].to(self.model.device)
         probability = torch.sigmoid(network.decode(features, embeddings))[0].cpu()
-        best, winner = probability.max(dim=0)
-        values = torch.tensor([0, *tasks])
-        labels = values[torch.where(best > 0.5, winner + 1, torch.zeros_like(winner))]
-        whole = F.interpolate(labels[None, None].float(), size=image.shape, mode="nearest")
-        back = canonical(Volume(whole[0, 0].numpy(), image.affine), like=target)
-        return back.data.astype(np.int32)
+        whole = F.interpolate(
+            self._view(target).to_volume_axes(probability)[None],
+            size=target.shape,
+            mode="trilinear",
+        )[0]
+        return resolve_labels(whole.numpy(), tuple(tasks), 0.5)
 
     @staticmethod
-    def _whole(features: Any) -> np.ndarray:
-        return _unit(
-            torch.cat([_direction(m) for m in _moments(features.bottleneck)]).cpu().numpy()
-        )
+    def _whole(features: TargetFeatures) -> np.ndarray:
+        return _unit(features.bottleneck[0].float().mean(dim=(1, 2, 3)).cpu().numpy())
 
 
-def _resampled(
-    array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray], grid: tuple[int, ...]
-) -> Tensor:
-    steps = np.asarray(array.shape) / grid
-    to_source = scale_and_shift(tuple(steps), tuple((steps - 1) / 2))
-    return sample(array, convert, to_source, [np.arange(n) for n in grid], "area")
+def _steps(view: View, volume: Volume) -> tuple[float, ...]:
+    """Return the millimetres from voxel to voxel along the window's axes."""
+    steps = [0.0] * 3
+    for axis, (partner, _) in enumerate(view.axes):
+        steps[partner] = view.scale[axis] * volume.spacing[axis]
+    return tuple(steps)
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:

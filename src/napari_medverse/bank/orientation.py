@@ -8,18 +8,12 @@ from ..inference import ContextPair, Volume
 from ..inference.grid import matching_axes
 
 
-def canonical(volume: Volume, like: Volume | None = None) -> Volume:
+def canonical(volume: Volume) -> Volume:
     """Return a volume whose axes run as nearly as they can along the world's, C-contiguous.
 
-    Parameters
-    ----------
-    volume
-        Axes are exchanged and mirrored, nothing is resampled.
-    like
-        Bring the axes along those of this volume instead of the world's.
+    Axes are exchanged and mirrored, nothing is resampled.
     """
-    affine = np.eye(4) if like is None else like.affine
-    pairs = matching_axes(affine, volume.affine)
+    pairs = matching_axes(np.eye(4), volume.affine)
     # Axis `source` of the volume becomes axis `partner` of the result.
     matrix = np.eye(4)
     matrix[:3, :3] = 0

@@ -21,6 +21,7 @@ from .orientation import canonical
 from .sources import Verdict, case_of, read_source, verify_entry
 
 if TYPE_CHECKING:
+    from ..inference.strategies import Candidate
     from .embedding import Embedder
     from .store import Bank
 
@@ -220,6 +221,25 @@ def retrieve_pairs(
     """
     found = retrieve(bank, embedder, target, k + SPARE, **options)
     return load_pairs(bank, found.hits, k, options.get("cancel")).pairs
+
+
+def candidates_of(bank: Bank, hits: Mapping[int, list[Hit]]) -> list[Candidate]:
+    """Return hits as candidates for Iris's `ObjectRetrieval`: kept embeddings, no volume read.
+
+    Only for a bank that was made with the Iris weights that predict.
+    """
+    import torch
+
+    from ..inference.strategies import Candidate
+
+    ranked = [hit.entry for found in hits.values() for hit in found]
+    if not ranked:
+        return []
+    tasks = bank.tasks([entry.id for entry in ranked])
+    return [
+        Candidate(entry.case, entry.image_key, entry.class_id, torch.from_numpy(task))
+        for entry, task in zip(ranked, tasks, strict=True)
+    ]
 
 
 def _first_mask(

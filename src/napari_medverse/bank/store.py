@@ -23,7 +23,7 @@ METADATA, VERSION = "napari_medverse_bank", 1
 #: rows from which a vector index pays: below, comparing with every row takes a few milliseconds
 INDEX_ROWS = 10_000
 #: partitions of the index that a search looks into
-PROBES = 32
+PROBES = 20
 #: small files that a bank may gather before they are merged
 _FRAGMENTS = 64
 
@@ -67,7 +67,7 @@ class Bank:
             There is none, or it cannot be read.
         """
         uri = _normal(uri)
-        if _is_folder(uri) and not Path(uri, f"{TABLE}.lance").is_dir():
+        if not cls.exists(uri):
             raise MedverseError(
                 f"'{uri}' holds no bank; make one with 'napari-medverse bank add DIR --bank {uri}'"
             )
@@ -77,6 +77,24 @@ class Bank:
             if isinstance(error, MedverseError):
                 raise
             raise MedverseError(f"the bank '{uri}' cannot be opened: {_short(error)}") from error
+
+    @staticmethod
+    def exists(uri: str | Path) -> bool:
+        """Tell whether a folder or an object store holds a bank.
+
+        Raises
+        ------
+        MedverseError
+            The object store cannot be asked.
+        """
+        uri = _normal(uri)
+        if _is_folder(uri):
+            # LanceDB would make the folder to look into it.
+            return Path(uri, f"{TABLE}.lance").is_dir()
+        try:
+            return TABLE in _tables(_connect(uri))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise MedverseError(f"'{uri}' cannot be reached: {_short(error)}") from error
 
     @classmethod
     def create(cls, uri: str | Path, space: Space) -> Bank:
@@ -88,18 +106,15 @@ class Bank:
             The bank belongs to another model, or cannot be made.
         """
         uri = _normal(uri)
-        try:
-            database = _connect(uri)
-            if TABLE not in _tables(database):
-                described = json.dumps({"version": VERSION, **asdict(space)})
+        if not cls.exists(uri):
+            described = json.dumps({"version": VERSION, **asdict(space)})
+            try:
+                _connect(uri).create_table(TABLE, schema=schema(space, {METADATA: described}))
+            except (OSError, RuntimeError, ValueError) as error:
                 # Another process may have made it a moment ago; theirs is as good.
-                try:
-                    database.create_table(TABLE, schema=schema(space, {METADATA: described}))
-                except (OSError, RuntimeError, ValueError):
-                    if TABLE not in _tables(database):
-                        raise
-        except (OSError, RuntimeError, ValueError) as error:
-            raise MedverseError(f"the bank '{uri}' cannot be made: {_short(error)}") from error
+                if not cls.exists(uri):
+                    message = f"the bank '{uri}' cannot be made: {_short(error)}"
+                    raise MedverseError(message) from error
         bank = cls.open(uri)
         bank.check(space)
         return bank

@@ -10,16 +10,18 @@ if TYPE_CHECKING:
     from .context_dock import ContextSetDock
     from .explore_dock import ExploreDock
     from .preview_dock import LivePreviewDock
+    from .retrieval_dock import RetrievalDock
     from .session_dock import SessionDock
 
 _DOCKS = {
     "ContextSetDock": ".context_dock",
     "ExploreDock": ".explore_dock",
     "LivePreviewDock": ".preview_dock",
+    "RetrievalDock": ".retrieval_dock",
     "SessionDock": ".session_dock",
 }
 
-__all__ = ["ContextSetDock", "ExploreDock", "LivePreviewDock", "SessionDock"]
+__all__ = ["ContextSetDock", "ExploreDock", "LivePreviewDock", "RetrievalDock", "SessionDock"]
 
 
 def __getattr__(name: str):

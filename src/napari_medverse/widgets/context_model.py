@@ -160,6 +160,10 @@ class ContextSetModel:
         """Append pairs of files, found by name; raises `MedverseError` if none fit."""
         return self._append([FileSource(*pair) for pair in pair_files(paths)])
 
+    def add_named_files(self, files: Iterable[tuple[str, Path, Path]]) -> tuple[PairRow, ...]:
+        """Append pairs of (name, image file, label file) that are not in the set yet."""
+        return self._append([FileSource(image, label, name) for name, image, label in files])
+
     def add_folder(self, folder: str | Path) -> tuple[PairRow, ...]:
         """Append the cases of a folder in nnU-Net layout; raises `MedverseError` if none."""
         return self._append([FileSource(*pair) for pair in find_nnunet_pairs(folder)])

@@ -71,6 +71,10 @@ class Jobs(QObject):
         with self._condition:
             return not self._waiting and not self._busy and not self._undelivered
 
+    def report(self, told: Callable[[Any], None], value: Any) -> None:
+        """Call `told` with a value on the GUI thread; for a running job to tell how far it is."""
+        self._hand_over(told, value)
+
     def _work(self) -> None:
         me = threading.current_thread()
         while (task := self._next(me)) is not None:

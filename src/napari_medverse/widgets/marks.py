@@ -23,7 +23,7 @@ def role(layer: Layer) -> str | None:
 
 def is_scratch(layer: Layer) -> bool:
     """Tell whether a layer is only a view of ours: never context, target or result."""
-    return role(layer) in ("preview", "aligned", "study", "uncertainty")
+    return role(layer) in ("preview", "aligned", "retrieved", "study", "uncertainty")
 
 
 def unwrapped(item: Any) -> Any:

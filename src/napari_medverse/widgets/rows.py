@@ -50,15 +50,19 @@ class LayerSource:
 
 @dataclass(frozen=True)
 class FileSource:
-    """A pair of files, read when needed; the task is judged by the label's values."""
+    """A pair of files, read when needed; the task is judged by the label's values.
+
+    `title` is what to call it where the file's name does not say.
+    """
 
     image: Path
     label: Path
+    title: str = field(default="", compare=False)
     layers: tuple = field(default=(), init=False)
 
     @property
     def name(self) -> str:
-        return self.image.name
+        return self.title or self.image.name
 
     @property
     def detail(self) -> str:

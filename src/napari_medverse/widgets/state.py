@@ -17,6 +17,7 @@ from .explore_controller import ExploreController
 from .jobs import Jobs
 from .marks import unwrapped
 from .preview_model import PreviewModel
+from .retrieval_model import RetrievalModel
 from .session import SessionController
 from .settings import preferences
 
@@ -38,6 +39,9 @@ class ViewerState:
         self.jobs = Jobs()
         self.context = ContextSetModel(self.jobs)
         self.preview = PreviewModel(debounce=chosen.debounce)
+        # A thread of its own: a search takes as long as a prediction.
+        self.bank_jobs = Jobs()
+        self.retrieval = RetrievalModel(runner=self.bank_jobs)
         self.engine: Any = LocalEngine(chosen)
         self.controller = PreviewController(
             viewer, self.context, self.preview, self.jobs, self.engine
@@ -67,6 +71,7 @@ class ViewerState:
         self._docks[dock] = previews
         self._titles[dock] = title
         self.jobs.open()
+        self.bank_jobs.open()
         if first:
             self.session.start()
             self.context.refresh()
@@ -83,7 +88,7 @@ class ViewerState:
         if not self._docks:
             self.adapting.stop()
             self.session.stop()
-            self.jobs.close()
+            self._close_jobs()
 
     def shutdown(self) -> None:
         """End all threads, waiting for the window under way and for a file being written."""
@@ -93,6 +98,11 @@ class ViewerState:
         self.adapting.stop(timeout=5)
         self.controller.stop(timeout=5)
         self.explore.stop(timeout=5)
+        self._close_jobs()
+
+    def _close_jobs(self) -> None:
+        self.retrieval.stop()
+        self.bank_jobs.close()
         self.jobs.close()
 
     def _on_layer_removed(self, event: Any) -> None:

@@ -32,6 +32,9 @@ class Runner(Protocol):
     ) -> None:
         """Run ``done(work())`` after ``delay`` seconds; a newer call of the key replaces it."""
 
+    def report(self, told: Callable[[Any], None], value: Any) -> None:
+        """Call ``told(value)`` where ``done`` is called, while work is under way."""
+
 
 class Immediately:
     """The runner for scripts: everything happens in the call."""
@@ -44,6 +47,9 @@ class Immediately:
         delay: float = 0.0,
     ) -> None:
         done(work())
+
+    def report(self, told: Callable[[Any], None], value: Any) -> None:
+        told(value)
 
 
 class LayerWatch:
