@@ -30,10 +30,10 @@ def table_of_something_else(w):
 
 
 @bad("the bank '{folder}' cannot be opened: ...")
-def bank_without_its_files(w):
+def damaged_bank(w):
     Bank.create(w.folder, SPACE)
     for file in (w.folder / "objects.lance" / "_versions").iterdir():
-        file.unlink()
+        file.write_bytes(b"cut")
     Bank.open(w.folder)
 
 

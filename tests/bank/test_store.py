@@ -67,7 +67,9 @@ def test_banks_of_other_weights_are_refused(bank):
 def test_what_is_no_bank_is_told(tmp_path):
     with pytest.raises(MedverseError, match="holds no bank; make one with"):
         Bank.open(tmp_path)
-    (tmp_path / "objects.lance").mkdir()
+    versions = tmp_path / "objects.lance" / "_versions"
+    versions.mkdir(parents=True)
+    (versions / "1.manifest").write_bytes(b"cut")
     with pytest.raises(MedverseError, match="cannot be opened"):
         Bank.open(tmp_path)
     import lancedb

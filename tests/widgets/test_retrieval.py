@@ -127,7 +127,9 @@ def test_what_is_missing_is_said(model, viewer, tmp_path):
     model.open(str(tmp_path / "bank"))
     model.add_folder(str(tmp_path), "tiny")
     assert "holds no dataset" in model.error
-    (tmp_path / "bank" / "objects.lance").mkdir(parents=True)
+    versions = tmp_path / "bank" / "objects.lance" / "_versions"
+    versions.mkdir(parents=True)
+    (versions / "1.manifest").write_bytes(b"cut")
     model.open(str(tmp_path / "bank"))
     assert "cannot be opened" in model.error
 

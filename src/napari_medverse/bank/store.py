@@ -89,8 +89,9 @@ class Bank:
         """
         uri = _normal(uri)
         if _is_folder(uri):
-            # LanceDB would make the folder to look into it.
-            return Path(uri, f"{TABLE}.lance").is_dir()
+            # LanceDB would make the folder to look into it. A table is there from its first
+            # manifest on: another process may be about to write it.
+            return any(Path(uri, f"{TABLE}.lance", "_versions").glob("*.manifest"))
         try:
             return TABLE in _tables(_connect(uri))
         except (OSError, RuntimeError, ValueError) as error:
