@@ -7,6 +7,7 @@ import torch
 
 from . import levels as plans
 from . import precision
+from .compiling import compile_parts
 from .levels import Level
 from .sampling import Mode
 from .volume import Volume
@@ -30,6 +31,8 @@ class Engine:
     def of(cls, model) -> "Engine":
         network = precision.prepare(model.network, model.device, model.precision)
         chosen = precision.resolve(model.precision, network, model.device)
+        if getattr(model, "compiled", False):
+            compile_parts(network, model.device)
         return cls(network, model.config, model.fingerprint, str(model.device), chosen, model.kind)
 
     @property

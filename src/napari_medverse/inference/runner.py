@@ -277,4 +277,8 @@ class _Window:
 
     def _to_device(self, crop: Crop) -> Tensor:
         """Return a crop as (1, 1, d, h, w) on the device."""
-        return crop.tensor[None, None].to(self.device, non_blocking=True)
+        tensor = crop.tensor[None, None]
+        if self.device.type == "cuda":
+            # Only from pinned memory does the copy run beside the computation.
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)

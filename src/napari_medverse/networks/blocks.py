@@ -59,6 +59,8 @@ def _is_cpu_float32(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
+        # A compiled network chooses its own kernels.
+        and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()
     )
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 _PLAIN = ContextVar("plain", default=False)
 
 
@@ -27,4 +29,5 @@ def plain_operations() -> Iterator[None]:
 
 def is_plain() -> bool:
     """Whether the caller runs within :func:`plain_operations`."""
-    return _PLAIN.get()
+    # torch cannot trace the variable, and nobody compiles the yardstick.
+    return not torch.compiler.is_compiling() and _PLAIN.get()

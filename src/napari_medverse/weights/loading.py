@@ -34,6 +34,8 @@ class Model:
     precision
         "exact" (float32), "fast" (bfloat16 where it gains), "auto" (decided by the engine's
         probe when the model first runs) or "plain" (the benchmarks' yardstick).
+    compiled
+        Whether the engine lets torch compile the network.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Model:
     fingerprint: str
     device: str = "cpu"
     precision: str = "auto"
+    compiled: bool = False
 
     @property
     def kind(self) -> str:
@@ -49,7 +52,13 @@ class Model:
         return self.config.kind
 
 
-def load_model(name_or_path: str | Path, device: str = "auto", precision: str = "auto") -> Model:
+def load_model(
+    name_or_path: str | Path,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    compiled: bool = False,
+) -> Model:
     """Load shipped, imported or published weights.
 
     Parameters
@@ -62,6 +71,9 @@ def load_model(name_or_path: str | Path, device: str = "auto", precision: str = 
     precision
         "exact", "fast" or "auto"; "plain" computes as "exact" does but without any of the
         rewriting that makes it fast.
+    compiled
+        Let torch compile the network when it first runs, which takes a minute or more; on
+        CUDA its kernels are then replayed as CUDA graphs. Needs a compiler on the machine.
 
     Returns
     -------
@@ -85,7 +97,7 @@ def load_model(name_or_path: str | Path, device: str = "auto", precision: str = 
     checkpoint.load_strictly(network, tensors, path)
     network = network.eval().requires_grad_(False)
     fingerprint = checkpoint.fingerprint(dict(network.state_dict()))
-    return Model(path.stem, network.to(chosen), config, fingerprint, chosen, precision)
+    return Model(path.stem, network.to(chosen), config, fingerprint, chosen, precision, compiled)
 
 
 def choose_device(device: str) -> str:

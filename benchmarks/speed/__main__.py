@@ -1,0 +1,91 @@
+"""Run the speed benchmarks, each in a process of its own, and print every line with its bar.
+
+tox -e bench                          all of it: takes an hour on a busy machine
+python benchmarks/speed memory gui    some
+python benchmarks/speed --table       only write docs/benchmarks.md from the stored results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from harness import FOLDER, RESULTS, as_text
+
+NAMES = ("allocation", "network", "edits", "first_frame", "skipping", "memory", "classes", "gui",
+         "gpu")  # fmt: skip
+DOCUMENT = FOLDER.parents[1] / "docs" / "benchmarks.md"
+HEAD = """# Speed and memory
+
+Made by `tox -e bench` from `benchmarks/results`; do not edit. Figures are ratios within one run
+(runs in turn, medians, one thread, processor time; see `benchmarks/speed/harness.py`). "Plain" is
+the same network in fp32, default memory format, textbook operations, no cache
+(`precision="plain"`). Peak memory is the operating system's.
+
+| | figure | bar | met | note |
+|---|---|---|---|---|
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    failed = [] if options.table else [n for n in options.names or NAMES if not run(n)]
+    DOCUMENT.write_text(HEAD + "".join(rows()))
+    print(f"\nAll stored results, also written to {DOCUMENT.name}:")
+    for record in records():
+        print("\n".join(as_text(line) for line in record["lines"]))
+    if failed:
+        print(f"did not run to their end: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def run(name: str) -> bool:
+    """Run one benchmark; whether it ran to its end."""
+    print(f"--- {name}", flush=True)
+    command = [sys.executable, str(FOLDER / f"{name}.py")]
+    if name == "gui" and not os.environ.get("DISPLAY") and shutil.which("xvfb-run"):
+        command = ["xvfb-run", "-a", "-s", "-screen 0 1600x1000x24", *command]
+    return subprocess.run(command).returncode == 0
+
+
+def records() -> list[dict]:
+    """Return the stored results of this folder's benchmarks, in their order."""
+    found = []
+    for name in NAMES:
+        for path in sorted(RESULTS.glob(f"{name}*.json")):
+            found.append(json.loads(path.read_text()))
+    return [record for record in found if "lines" in record]
+
+
+def rows() -> list[str]:
+    """Return the table's rows, then where they were measured."""
+    lines = []
+    for record in records():
+        for line in record["lines"]:
+            bar = ""
+            if line["bar"] is not None:
+                bar = f"{'≥' if line['least'] else '≤'} {line['bar']:g} {line['unit']}".rstrip()
+            met = {None: "", True: "yes", False: "**no**"}[line["met"]]
+            figure = f"{line['value']:.3g} {line['unit']}".rstrip()
+            lines.append(f"| {line['what']} | {figure} | {bar} | {met} | {line['note']} |\n")
+    machines = sorted(
+        {
+            f"{m['processor']}, {m['threads']} thread(s) of {m['cores']} cores, "
+            f"torch {m['torch']}, GPU: {m['gpu'] or 'none'}"
+            for m in (record["machine"] for record in records())
+        }
+    )
+    return [*lines, "\nMeasured on: ", "; ".join(machines), ".\n"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
