@@ -18,62 +18,48 @@ OPTIONS = dict(align="none", stop_level=1)
 def main() -> None:
     torch.set_num_threads(1)
     model, target, context = mini(), scan(SIDE, 0), pairs(COUNT, SIDE)
-    predict(model, target, context[:1], **OPTIONS)
-    cache, outcomes = FeatureCache(), {}
-    strokes = iter(range(100))
+    warm, outcomes = FeatureCache(), {}
 
-    def cold():
-        outcomes["cold"] = predict(model, target, edited, cache=FeatureCache(), **OPTIONS)
+    def run(name: str, chosen: list[ContextPair], cache: FeatureCache | None = None) -> None:
+        outcomes[name] = predict(model, target, chosen, cache=cache or FeatureCache(), **OPTIONS)
 
-    def stroke():
-        outcomes["stroke"] = predict(model, target, edited, cache=cache, **OPTIONS)
-
-    def one():
-        predict(model, target, context[:1], cache=FeatureCache(), **OPTIONS)
-
-    def more():
-        predict(model, target, edited + extra, cache=cache, **OPTIONS)
-
-    def less():
-        predict(model, target, edited[1:], cache=cache, **OPTIONS)
-
-    rounds = []
-    predict(model, target, context, cache=cache, **OPTIONS)
-    for _ in range(REPEATS):
-        number = next(strokes)
+    run("first", context, warm)
+    rounds, equal = [], True
+    for number in range(REPEATS):
         edited = [*context[:3], painted(context[3], number), *context[4:]]
-        extra = [ContextPair(scan(SIDE, 50 + number), context[0].label)]
-        runs = {"cold": cold, "stroke": stroke, "more": more, "less": less, "one": one}
+        added = [*edited, ContextPair(scan(SIDE, 50 + number), context[0].label)]
+        runs = {
+            "cold": lambda: run("cold", edited),  # noqa: B023
+            "stroke": lambda: run("stroke", edited, warm),  # noqa: B023
+            "added": lambda: run("added", added, warm),  # noqa: B023
+            "removed": lambda: run("removed", edited[1:], warm),  # noqa: B023
+            "one": lambda: run("one", context[:1]),
+        }
         rounds.append(in_turn(runs, 1))
-        same = np.array_equal(outcomes["cold"].probability, outcomes["stroke"].probability)
-        if not same:
-            raise SystemExit("the refreshed preview differs from the cold one")
-    middle = {name: float(np.median([r[name] for r in rounds])) for name in rounds[0]}
-    cold_time = middle["cold"]
+        cold, stroke = outcomes["cold"].probability, outcomes["stroke"].probability
+        equal = equal and np.array_equal(cold, stroke)
+        if np.array_equal(stroke, outcomes["first"].probability):
+            raise SystemExit("the stroke changed nothing: this measures nothing")
+    seconds = {name: float(np.median([r[name] for r in rounds])) for name in rounds[0]}
+    note = "the cold run of one pair encodes the target, too"
+    pair = "over a cold run of one pair"
     lines = [
-        Line("edits, refreshed coarse preview over cold", middle["stroke"] / cold_time, "x", 0.25),
-        Line("edits, refreshed equals cold exactly", 1, "", 1, True),
         Line(
-            "edits, a pair added, over a cold run of one pair",
-            middle["more"] / middle["one"],
-            "x",
-            1,
-            note="the cold run of one pair encodes the target, too",
+            "edits, refreshed coarse preview over cold",
+            seconds["stroke"] / seconds["cold"],
+            bar=0.25,
         ),
-        Line(
-            "edits, a pair removed, over a cold run of one pair",
-            middle["less"] / middle["one"],
-            "x",
-            1,
-        ),
+        Line("edits, refreshed equals cold exactly (1: yes)", float(equal), "", 1, True),
+        Line(f"edits, a pair added, {pair}", seconds["added"] / seconds["one"], bar=1, note=note),
+        Line(f"edits, a pair removed, {pair}", seconds["removed"] / seconds["one"], bar=1),
     ]
-    save("edits", lines, seconds=middle)
+    save("edits", lines, seconds=seconds)
 
 
 def painted(pair: ContextPair, number: int) -> ContextPair:
-    """Return a pair with a new stroke in its label."""
+    """Return a pair with a new stroke in the empty corner of its label."""
     label = pair.label.data.copy()
-    label[20 : 30 + number, 40:60, 40:60] = 1
+    label[4 : 10 + number, 4:20, 4:20] = 1
     return ContextPair(pair.image, label, pair.name)
 
 

@@ -31,7 +31,7 @@ def measure(kind: str, options: argparse.Namespace) -> None:
     grid = (options.side,) * 3
     target, images = torch.rand(1, 1, *grid), torch.rand(1, options.contexts, 1, *grid)
     labels = (torch.rand(1, options.contexts, 1, *grid) > 0.5).float()
-    outputs, scales = {}, {}
+    outputs = {}
 
     def run(precision: str):
         ready = prepare(network, "cpu", precision)
@@ -41,12 +41,11 @@ def measure(kind: str, options: argparse.Namespace) -> None:
     seconds = in_turn({p: lambda p=p: run(p) for p in ("plain", "exact", "fast")}, options.repeats)
     size = f"{options.side}^3, {options.contexts} contexts"
     lines = []
-    scales["plain"] = float(outputs["plain"].std())
     for precision, bar in BARS.items():
         ratio = seconds["plain"] / seconds[precision]
         lines.append(Line(f"{kind} {size}, {precision} over plain", ratio, "x", bar, True))
     error = float((outputs["exact"] - outputs["plain"]).abs().max())
-    note = f"standard deviation of the output: {scales['plain']:.3g}"
+    note = f"standard deviation of the output: {float(outputs['plain'].std()):.3g}"
     lines.append(Line(f"{kind}, largest error of exact", error, "", LARGEST_ERROR, note=note))
     save(f"network_{kind}", lines, seconds=seconds)
 

@@ -71,10 +71,9 @@ def volume_pair(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return image and label of a case as arrays."""
     import nibabel
 
-    return tuple(np.asarray(nibabel.load(folder / kind / name).dataobj) for kind in KINDS)
-
-
-KINDS = ("images", "labels")
+    return tuple(
+        np.asarray(nibabel.load(folder / kind / name).dataobj) for kind in ("images", "labels")
+    )
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """One window at a time: crops in, network, prediction out, with everything known reused."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,9 @@ from .sources import Crop, Indices, PlacedImage, PlacedPair
 
 # Crops of context images kept while the classes of one window are predicted.
 _CROP_BYTES = 1 << 27
+# Crops of context pairs kept from when they are hashed to when they are encoded; those beyond are
+# read twice, so that memory does not grow with the number of pairs.
+_WAITING_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,7 @@ class _Window:
         self._check()
         images = torch.stack([self._to_device(image)[0] for image, _ in group])[None]
         labels = torch.stack([self._to_device(label)[0] for _, label in group])[None]
+        self._let_go(group)
         with computing(self.runner.model.precision, self.device):
             features = self.network.encode_context(images, labels, self._target_features())
         self._keep(key, features, features.nbytes, "context features", 2)
@@ -214,7 +219,7 @@ class _Window:
                 lambda: pair.image.read(self.level.grid_to_target, self.indices, runner.mode),
                 lambda: ("image", pair.image.identity, self.place),
             )
-            voxels = self.level.window[0] * self.level.window[1] * self.level.window[2]
+            voxels = math.prod(self.level.window)
             if len(runner.classes) == 1 or (number + 1) * voxels * 4 > _CROP_BYTES:
                 return crop
             kept[number] = crop
@@ -249,11 +254,15 @@ class _Window:
     ) -> tuple[Tensor | None, tuple | None]:
         if self.cache is None:
             return None, None
-        context = tuple(
-            tuple((image.digest, label.digest) for image, label in group) for group in groups
-        )
+        known, waiting = [], 0
+        for group in groups:
+            known.append(tuple((image.digest, label.digest) for image, label in group))
+            waiting += 8 * len(group) * math.prod(self.level.window)
+            if waiting > _WAITING_BYTES:
+                self._let_go(group)
         fed_back = None if coarse is None else (self._coarse_image().digest, coarse.digest)
-        key = ("output", self.weights, self.runner.task, self.target.digest, context, fed_back)
+        context = (self.target.digest, tuple(known))
+        key = ("output", self.weights, self.runner.task, context, fed_back)
         return self.cache.get(key, "window outputs"), key
 
     def _certain(self, coarse: Tensor) -> bool:
@@ -270,6 +279,13 @@ class _Window:
             # The first level answers every edit, so its features stay before all else.
             rank = (0 if self.level.number == 1 else worth, self.level.number, self.position)
             self.cache.put(key, value, nbytes, kind, rank)
+
+    def _let_go(self, group: list[tuple[Crop, Crop]]) -> None:
+        """Free a group's crops, but for images that the next class needs."""
+        for image, label in group:
+            label.release()
+            if len(self.runner.classes) == 1:
+                image.release()
 
     def _check(self) -> None:
         if self.runner.cancel is not None:

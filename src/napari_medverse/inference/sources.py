@@ -61,6 +61,10 @@ class Crop:
                 self._cache.remember(("crop", *self._key), self._digest)
         return self._digest
 
+    def release(self) -> None:
+        """Free the crop's memory; it is computed again should it be asked for."""
+        self._tensor = None
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PlacedImage:
