@@ -327,6 +327,9 @@ def test_the_dock(make_napari_viewer, engine, tmp_path, monkeypatch, qtbot):
     assert not any(layer in viewer.layers for layer in before)
     _, dock = viewer.window.add_plugin_dock_widget("napari-medverse", "Session")
     assert dock.path.toolTip() == str(path) and dock.line.text().startswith("Opened")
+    with qtbot.waitSignal(state.session.opened, timeout=TIMEOUT):
+        assert viewer.open(path, plugin="napari-medverse") == []
+    assert len(viewer.layers) == 2 * len(before)
     path.write_text("{")
     with qtbot.waitSignal(state.session.failed, timeout=TIMEOUT):
         dock.open.click()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari import current_viewer
 from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
 from ..errors import MedverseError
 from ..io.session import SUFFIX
+from .marks import unwrapped
 from .session import TITLE
 from .state import state_of
 
@@ -43,6 +47,31 @@ def open_session(viewer: napari.viewer.Viewer) -> None:
             state_of(viewer).session.open(path, close)
         except MedverseError as error:
             show_error(str(error))
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str], list] | None:
+    """Return what opens one dropped session file, ``None`` for anything else."""
+    single = path if isinstance(path, str) else path[0] if len(path) == 1 else ""
+    return read if str(single).lower().endswith(SUFFIX) else None
+
+
+def read(path: str | Sequence[str]) -> list[tuple[None]]:
+    """Open a session in the current viewer, on top of what is there; no layer data come back.
+
+    Layers are added when napari is done with the drop, and once the files have been read.
+    """
+    viewer = unwrapped(current_viewer())
+    single = Path(path if isinstance(path, str) else path[0])
+
+    def begin() -> None:
+        show_docks(viewer, DOCKS)
+        try:
+            state_of(viewer).session.open(single)
+        except MedverseError as error:
+            show_error(str(error))
+
+    QTimer.singleShot(0, begin)
+    return [(None,)]
 
 
 def show_docks(viewer: napari.viewer.Viewer, titles: list[str] | tuple[str, ...]) -> None:
