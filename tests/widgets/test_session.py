@@ -1,5 +1,6 @@
 """A session saved from one viewer opens in another as it was."""
 
+import json
 import os
 
 import numpy as np
@@ -281,9 +282,8 @@ def test_sections_of_other_parts(filled, tmp_path, reopen, qtbot):
     _, again = reopen(path)
     # Nobody has asked for it yet: it is kept, saved again, and given to who comes.
     save(again, tmp_path / "second", qtbot)
-    assert read_session(tmp_path / "second.medverse.json").sections == {
-        "bank": {"uri": "s3://lab/bank"}
-    }
+    sections = read_session(tmp_path / "second.medverse.json").sections
+    assert sections["bank"] == {"uri": "s3://lab/bank"}
     got = []
     again.session.add_section(Section("bank", Bank, lambda: None, got.append))
     assert got == [Bank(uri="s3://lab/bank")]
@@ -299,6 +299,55 @@ def test_a_section_that_does_not_fit(filled, tmp_path, reopen, qtbot):
         "The part 'bank' of the session cannot be restored: uri"
         in (again.session.model.notices[-1])
     )
+
+
+@pytest.fixture
+def study():
+    """The report of a study of two pairs that was stopped before its last prediction."""
+    from napari_medverse.evaluation.study_plan import Draw, Plan
+    from napari_medverse.evaluation.study_report import Report
+
+    draws = [Draw(0, (0,)), Draw(0, (1,)), Draw(0, (0, 1))]
+    scores = [{"1": {"dice": 0.5}, "2": {"dice": None}}, {"1": {"dice": 0.25}, "2": {"dice": 1.0}}]
+    rows = {
+        draw: {"target": "target", "pairs": ["a"], "seconds": 1.0, "scores": found}
+        for draw, found in zip(draws, scores, strict=False)
+    }
+    named = [{"name": "head 1"}, {"name": "head 2"}]
+    about = {"task": "labels", "classes": [1, 2], "pairs": named, "targets": [{"name": "target"}]}
+    return Report.kept(Plan(tuple(draws), (draws[2], *draws[:2])), {**about, "model": "tiny"}, rows)
+
+
+def test_a_study_comes_back(filled, study, viewer, tmp_path, reopen, qtbot):
+    filled.explore.restore(study)
+    model = filled.explore.model
+    model.sizes, model.sampling, model.truth = "1, 3", "farthest", viewer.layers["head 1 label"]
+    path = save(filled, tmp_path / "day", qtbot)
+    other, again = reopen(path)
+    restored = again.explore.model
+    assert restored.report.as_json() == study.as_json()
+    assert (restored.sizes, restored.sampling) == ("1, 3", "farthest")
+    assert restored.truth is other.layers["head 1 label"]
+    with pytest.raises(MedverseError, match="comes from a session: press Start"):
+        again.explore.show(study.plan.sizes[0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda study: study["sizes"][0]["row"].pop("scores"), "study.sizes.0.row.scores"),
+        (lambda study: study["leave_one_out"][1].update(pairs=[99]), "do not fit the plan"),
+    ],
+)
+def test_a_study_that_makes_no_sense(filled, study, tmp_path, reopen, qtbot, spoil, reason):
+    filled.explore.restore(study)
+    path = save(filled, tmp_path / "day", qtbot)
+    content = json.loads(path.read_text())
+    spoil(content["sections"]["explore"]["study"])
+    path.write_text(json.dumps(content))
+    _, again = reopen(path)
+    assert again.explore.model.report is None
+    assert reason in again.session.model.notices[-1]
 
 
 # ---- the dock

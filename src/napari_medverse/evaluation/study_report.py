@@ -98,6 +98,17 @@ class Report:
         self.about = _about(study)
         self._rows: dict[Draw, dict] = {}
 
+    @classmethod
+    def kept(cls, plan: Plan, about: Mapping, rows: Mapping[Draw, dict]) -> "Report":
+        """Return a report from what was kept of one: its plan, `about`, and rows by draw."""
+        report = cls.__new__(cls)
+        report.plan, report.about, report.task = plan, about, about["task"]
+        report.classes = [str(value) for value in about["classes"]] or ["image"]
+        report.pairs = [pair["name"] for pair in about["pairs"]]
+        report.targets = [target["name"] for target in about["targets"]]
+        report._rows = dict(rows)
+        return report
+
     def add(self, outcome: "Outcome") -> None:
         """Take in an outcome."""
         self._rows[outcome.draw] = outcome.row

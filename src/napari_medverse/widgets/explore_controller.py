@@ -135,6 +135,11 @@ class ExploreController(QObject):
         self._targets, self._pairs = question.targets, question.pairs
         self._begin("starting", work, self.model.finish)
 
+    def restore(self, report: Any) -> None:
+        """Show the report of a study that was kept; its scans are not at hand."""
+        self._targets = self._pairs = ()
+        self.model.begin_report(report)
+
     def cancel(self) -> None:
         """Stop what runs; results stay, and a study can be gone on with."""
         self._cancel.cancel()
@@ -152,6 +157,11 @@ class ExploreController(QObject):
             It would have to be predicted again while something else runs.
         """
         laboratory, report = self._at_work(), self.model.report
+        if not self._targets:
+            raise MedverseError(
+                "This study comes from a session: press Start first. Its results are kept, so that "
+                "it is soon done."
+            )
         target = self._targets[draw.target].image
         names = ", ".join(report.pairs[i] for i in draw.pairs)
 
@@ -175,7 +185,7 @@ class ExploreController(QObject):
 
     def show_pair(self, pair: int) -> None:
         """Make the layers of a pair of the study visible and choose its label, to be looked at."""
-        for row in self._state.context.rows:
+        for row in self._state.context.rows if self._pairs else ():
             if row.key == self._pairs[pair].key and row.source.layers:
                 for layer in row.source.layers:
                     layer.visible = True

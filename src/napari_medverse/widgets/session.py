@@ -340,6 +340,8 @@ class SessionController(QObject):
         try:
             section.restore(section.model.model_validate(content))
         except (ValidationError, MedverseError) as error:
+            # What cannot be shown by this version may be by another.
+            self._waiting[section.name] = content
             reason = first_reason(error) if isinstance(error, ValidationError) else str(error)
             text = f"The part '{section.name}' of the session cannot be restored: {reason}."
             if notices is None:
