@@ -276,29 +276,39 @@ class Bank(BaseModel):
 
 
 def test_sections_of_other_parts(filled, tmp_path, reopen, qtbot):
-    section = Section("bank", Bank, lambda: Bank(uri="s3://lab/bank"), lambda bank: None)
+    section = Section("library", Bank, lambda: Bank(uri="s3://lab/bank"), lambda bank: None)
     filled.session.add_section(section)
     path = save(filled, tmp_path / "day", qtbot)
     _, again = reopen(path)
     # Nobody has asked for it yet: it is kept, saved again, and given to who comes.
     save(again, tmp_path / "second", qtbot)
     sections = read_session(tmp_path / "second.medverse.json").sections
-    assert sections["bank"] == {"uri": "s3://lab/bank"}
+    assert sections["library"] == {"uri": "s3://lab/bank"}
     got = []
-    again.session.add_section(Section("bank", Bank, lambda: None, got.append))
+    again.session.add_section(Section("library", Bank, lambda: None, got.append))
     assert got == [Bank(uri="s3://lab/bank")]
 
 
 def test_a_section_that_does_not_fit(filled, tmp_path, reopen, qtbot):
-    filled.session.add_section(Section("bank", Bank, lambda: Bank(uri="a"), lambda bank: None))
+    filled.session.add_section(Section("library", Bank, lambda: Bank(uri="a"), lambda bank: None))
     path = save(filled, tmp_path / "day", qtbot)
     path.write_text(path.read_text().replace('"uri"', '"url"'))
     _, again = reopen(path)
-    again.session.add_section(Section("bank", Bank, lambda: None, lambda bank: None))
+    again.session.add_section(Section("library", Bank, lambda: None, lambda bank: None))
     assert (
-        "The part 'bank' of the session cannot be restored: uri"
+        "The part 'library' of the session cannot be restored: uri"
         in (again.session.model.notices[-1])
     )
+
+
+def test_the_bank_comes_back(filled, tmp_path, reopen, qtbot):
+    filled.retrieval.open(str(tmp_path / "bank"))
+    qtbot.waitUntil(lambda: filled.retrieval.uri != "", timeout=TIMEOUT)
+    filled.retrieval.top = 7
+    path = save(filled, tmp_path / "day", qtbot)
+    _, again = reopen(path)
+    qtbot.waitUntil(lambda: again.retrieval.uri != "", timeout=TIMEOUT)
+    assert (again.retrieval.uri, again.retrieval.top) == (str(tmp_path / "bank"), 7)
 
 
 @pytest.fixture

@@ -145,3 +145,24 @@ def explore_section(state: ViewerState) -> Section:
             state.explore.restore(record.study.report())
 
     return Section("explore", ExploreRecord, capture, restore)
+
+
+class BankRecord(BaseModel):
+    """Which bank the Retrieval dock has open, and how many of each class it uses."""
+
+    uri: str = Field(min_length=1, max_length=4096)
+    top: int = Field(4, ge=1, le=64)
+
+
+def bank_section(state: ViewerState) -> Section:
+    """Return the part of a session that belongs to the Retrieval dock."""
+    model = state.retrieval
+
+    def capture() -> BankRecord | None:
+        return BankRecord(uri=model.uri, top=model.top) if model.uri else None
+
+    def restore(record: BankRecord) -> None:
+        model.top = record.top
+        model.open(record.uri)
+
+    return Section("bank", BankRecord, capture, restore)

@@ -19,7 +19,7 @@ from .marks import unwrapped
 from .preview_model import PreviewModel
 from .retrieval_model import RetrievalModel
 from .session import SessionController
-from .session_sections import explore_section
+from .session_sections import bank_section, explore_section
 from .settings import preferences
 
 _states: dict[int, ViewerState] = {}
@@ -51,7 +51,8 @@ class ViewerState:
         self.session = SessionController(viewer, self)
         self.explore = ExploreController(viewer.layers, self)
         self.layers = viewer.layers
-        self.session.add_section(explore_section(self))
+        for section in (explore_section(self), bank_section(self)):
+            self.session.add_section(section)
         self._docks: dict[int, bool] = {}
         self._titles: dict[int, str] = {}
         viewer.layers.events.removed.connect(self._on_layer_removed)
