@@ -26,20 +26,18 @@ Made by `tox -e bench` from `benchmarks/results`; do not edit. Figures are ratio
 the same network in fp32, default memory format, textbook operations, no cache
 (`precision="plain"`). Peak memory is the operating system's.
 
-Where the time of a forward pass in fp32 went, and goes (torch's profiler; full-size Medverse,
-64^3, one pair, one thread, AMD EPYC with AVX-512):
+Where the time of a forward pass in fp32 went, and goes (torch's profiler, shares of the largest
+operations; full-size Medverse, 64^3, one pair, one thread, AMD EPYC with AVX-512):
 
 | | before | after |
 |---|---|---|
-| 3x3x3 and down-sampling convolutions | 58 % | 69 %, of it 8 of 10 by minimal filtering |
-| 1x1x1 and small convolutions unfolded by torch | 18 % | none: matrix products, oneDNN |
+| 3x3x3 and down-sampling convolutions | 58 % | 69 %, most of it by minimal filtering |
+| 1x1x1 and small convolutions, unfolded by torch | 18 % | none: matrix products, oneDNN |
 | copies between memory layouts | 20 % | 8 % |
 | mixing planes for minimal filtering | none | 8 % |
-| up-sampling | 4 % | up-sampled after the narrowing convolution, in place |
-| GELU | 1 % (and page faults of new maps) | 3 %, in place |
-| attention | 2 % | 6 % |
 
-The same pass took 5.6 s (plain), 5.0 s (exact before) and 2.9 s (exact after) of processor time.
+Processor time, plain over exact: 1.1 before (4 pairs: 12.4 and 11.2 s), 1.9 after (one pair: 5.6 and
+2.9 s); `fast` took 1.8 s where plain took 4.9 to 5.4 s.
 
 On a processor without AMX, bfloat16 convolutions do at most twice the multiplications of fp32 a
 second (measured: 48 to 63 and 99 to 127 billion), so `fast` cannot be 8 times `plain` there, whose
@@ -99,10 +97,13 @@ def rows() -> list[str]:
     machines = sorted(
         {
             f"{m['processor']}, {m['threads']} thread(s) of {m['cores']} cores, "
-            f"torch {m['torch']}, GPU: {m['gpu'] or 'none'}"
+            f"torch {m['torch']}, GPU: {m['gpu'] or 'none'}, load {m.get('load', 'not noted')}"
             for m in (record["machine"] for record in records())
         }
     )
+    missing = [n for n in NAMES if not list(RESULTS.glob(f"{n}*.json"))]
+    if missing:
+        lines.append(f"\nNot measured yet: {', '.join(missing)}.\n")
     return [*lines, "\nMeasured on: ", "; ".join(machines), ".\n"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 from harness import Line, in_turn, save
 from scenes import mini, pairs, small_medverse
@@ -13,6 +15,9 @@ SIDE, CLASSES, PAIRS = 64, 8, 2
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     target, context = scan(SIDE, 0), pairs(PAIRS, SIDE, CLASSES)
     lines, facts = [], {}
@@ -24,11 +29,11 @@ def main() -> None:
             for count in (1, CLASSES)
         }
         runs[1]()
-        seconds = in_turn(runs, 3)
+        seconds = in_turn(runs, options.repeats)
         what = f"{CLASSES} classes over one, {model.name}"
         lines.append(Line(what, seconds[CLASSES] / seconds[1], "x", 4))
         facts[model.name] = seconds
-    save("classes", lines, seconds=facts)
+    save("classes", lines, seconds=facts, repeats=options.repeats)
 
 
 if __name__ == "__main__":

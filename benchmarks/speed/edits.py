@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 import torch
 from harness import Line, in_turn, save
@@ -11,11 +13,14 @@ from scenes_light import scan
 from napari_medverse import ContextPair
 from napari_medverse.inference import FeatureCache, predict
 
-COUNT, SIDE, REPEATS = 8, 128, 3
+COUNT, SIDE = 8, 128
 OPTIONS = dict(align="none", stop_level=1)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     model, target, context = mini(), scan(SIDE, 0), pairs(COUNT, SIDE)
     warm, outcomes = FeatureCache(), {}
@@ -25,7 +30,7 @@ def main() -> None:
 
     run("first", context, warm)
     rounds, equal = [], True
-    for number in range(REPEATS):
+    for number in range(options.repeats):
         edited = [*context[:3], painted(context[3], number), *context[4:]]
         added = [*edited, ContextPair(scan(SIDE, 50 + number), context[0].label)]
         runs = {
@@ -53,7 +58,7 @@ def main() -> None:
         Line(f"edits, a pair added, {pair}", seconds["added"] / seconds["one"], bar=1, note=note),
         Line(f"edits, a pair removed, {pair}", seconds["removed"] / seconds["one"], bar=1),
     ]
-    save("edits", lines, seconds=seconds)
+    save("edits", lines, seconds=seconds, repeats=options.repeats)
 
 
 def painted(pair: ContextPair, number: int) -> ContextPair:
