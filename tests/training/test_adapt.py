@@ -85,14 +85,29 @@ def test_a_window_is_fed_and_predicted_as_inference_does(align):
     assert np.array_equal(window.truth[inside].numpy() > 0.5, truth)
 
 
-def test_windows_lie_within_the_scan_and_follow_the_place(pairs):
+def test_windows_lie_within_the_scan_and_follow_the_place():
     big = [specimen(seed, 40) for seed in range(2)]
-    fold = fold_of(tiny(), big)
-    for centre, first in (((0, 0, 0), 0), ((39, 39, 39), 24), ((20, 20, 20), 12)):
-        window = fold.window(1, fold.others, centre, len(fold.plan))
-        cut = (slice(first, first + 16),) * 3
-        assert window.image.shape == (16, 16, 16)
+    fold = fold_of(tiny(), big, "rigid")
+    assert len(fold.plan) == 3
+    side = fold.plan[-1].window[0]
+    for centre, first in (
+        ((0, 0, 0), 0),
+        ((39, 39, 39), 40 - side),
+        ((20, 20, 20), 20 - side // 2),
+    ):
+        window = fold.window(1, fold.others, centre, 3)
+        cut = (slice(first, first + side),) * 3
         assert np.array_equal(window.truth.numpy() > 0.5, big[0].label.data[cut] == 1)
+        # The coarse prediction and the vote are read at the same place as the truth is.
+        aligned = fold.others[0].read_label(
+            1, np.eye(4), [np.arange(first, first + side)] * 3, fold.engine.mode
+        )
+        (_, label), *_ = window.contexts
+        assert torch.allclose(label, aligned, atol=1e-5)
+        assert np.corrcoef(window.ar_label.ravel(), aligned.ravel())[0, 1] > 0.5
+        predicted, level = fold.predict(1, fold.others, centre)
+        assert predicted.shape == level.grid == (side,) * 3
+        assert level.grid_offset == (first,) * 3
 
 
 def test_the_loss_cannot_look_into_what_is_held_out(pairs):
