@@ -1,9 +1,8 @@
 """How much sooner a context-size study is done for sharing features between its subsets.
 
 Every prediction of the study is made twice, by turns first: in the study, and by a naive loop that
-calls `predict` afresh. Both give the same numbers up to
-rounding, which is shown. Only the ratio of the two
-times counts: they come from one run on one machine, one beside the other.
+calls `predict` afresh. Both give the same numbers up to rounding, which is shown. Only the ratio of
+the two times counts: they come from one run on one machine, one beside the other.
 
     python benchmarks/study.py --out study-benchmark.json
     python benchmarks/study.py --shrink 2        # every second voxel: an eighth of the work

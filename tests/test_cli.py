@@ -344,6 +344,7 @@ def test_study_of_a_target_without_truth_in_common(tmp_path, files, weights, cap
     write_nifti(label, np.zeros((18, 20, 22), np.uint8), AFFINE)
     arguments = ("study", files[0], label, *files[1:], "--out", tmp_path, "--model", weights)
     assert "no class in common" in fails(capsys, *arguments)
+    assert "no list of context sizes" in fails(capsys, *arguments, "--sizes", "1,none")
 
 
 # ---- Iris

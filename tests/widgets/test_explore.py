@@ -243,6 +243,20 @@ def test_a_folder_is_ranked(dock, state, qtbot, tmp_path, monkeypatch):
     assert all(a.is_file for a in dock.model.advice)
 
 
+def test_a_class_stands_out_from_the_background_in_any_theme(viewer):
+    from napari.layers import Labels
+    from napari.utils.colormaps import DirectLabelColormap
+
+    from napari_medverse.widgets.explore_style import style_of
+
+    colours = {None: "black", 0: "transparent", 1: "black", 2: "white", 3: "orange"}
+    labels = Labels(np.zeros((2, 2, 2), int), colormap=DirectLabelColormap(color_dict=colours))
+    for theme, hidden in (("dark", "1"), ("light", "2")):
+        style = style_of(theme, labels)
+        assert 0.3 < np.mean(style.colour(hidden, 0)) < 0.8
+        assert style.colour("3", 0) == pytest.approx((1, 0.647, 0), abs=0.01)
+
+
 def test_plots_follow_the_theme(studied, viewer):
     from napari.utils.theme import get_theme
 

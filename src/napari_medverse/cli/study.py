@@ -46,7 +46,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sizes",
-        type=class_values,
+        type=_sizes,
         default=(1, 2, 4, 8),
         metavar="1,2",
         help="context sizes (default: 1,2,4,8)",
@@ -159,3 +159,10 @@ def _run(options: argparse.Namespace) -> None:
         verdict = "lowers the result" if worth.mean < 0 else "helps"
         print(f"{worth.name}: {verdict} ({worth.mean:+.3f} {report.measures[0]})")
     print("\n".join(str(folder / name) for name in _FILES))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of context sizes such as 1,2,4")
+    return tuple(int(part) for part in parts)

@@ -5,7 +5,6 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import MedverseError
 from ..inference import CancelToken, ContextPair, Volume
 
 
@@ -26,65 +25,34 @@ class Similarity(Protocol):
 
 
 class PooledFeatures:
-    """Cosine similarity of the target encoder's features, pooled over the scan.
+    """Cosine similarity of whole scans as a retrieval bank sees them.
 
-    Of every stage the mean and the standard deviation of each channel, each stage scaled to unit
-    length. The scan is resized into one window, so the pose counts little and the look much.
+    The search vector of an image is its encoder features pooled over the scan, so the pose counts
+    little and the look much; see `bank.embedding.Embedder.embed_image`.
 
     Parameters
     ----------
     model
         From `load_model`.
-
-    Raises
-    ------
-    MedverseError
-        The network has no target encoder of its own.
     """
 
     def __init__(self, model) -> None:
-        if not hasattr(model.network, "encode_target"):
-            raise MedverseError(
-                f"{model.name}: such weights give no features to compare scans by; "
-                "choose similarity by registration"
-            )
+        # The bank's libraries take a while to import, and random subsets do without.
+        from ..bank.embedding import embedder_for
+
         self.name = f"pooled encoder features of {model.name}"
-        self._model = model
+        self._embedder = embedder_for(model)
         self._known: dict[str, np.ndarray] = {}
 
     def to(self, scan: Volume, pairs: Sequence[ContextPair]) -> list[float]:
         """See `Similarity`."""
-        own = self.vector(scan)
-        return [float(own @ self.vector(pair.image)) for pair in pairs]
+        own = self._vector(scan)
+        return [float(own @ self._vector(pair.image)) for pair in pairs]
 
-    def vector(self, volume: Volume) -> np.ndarray:
-        """Return a scan's pooled features, (n,) float32 of unit length."""
+    def _vector(self, volume: Volume) -> np.ndarray:
         if volume.key not in self._known:
-            self._known[volume.key] = self._pooled(volume)
+            self._known[volume.key] = self._embedder.embed_image(volume)
         return self._known[volume.key]
-
-    def _pooled(self, volume: Volume) -> np.ndarray:
-        import torch
-
-        from ..inference.engine import Engine
-        from ..inference.levels import plan_single_level
-        from ..inference.placing import intensity, place_target
-        from ..inference.precision import computing
-
-        engine = Engine.of(self._model)
-        (level,) = plan_single_level(volume.shape, tuple(engine.config.patch))
-        placed = place_target(volume, intensity(volume, engine.config, None))
-        indices = [np.arange(side) for side in level.grid]
-        window = placed.read(level.grid_to_target, indices, "area")[None, None]
-        with computing(engine.precision, engine.device):
-            features = engine.network.encode_target(window.to(engine.device))
-            stages = []
-            for stage in (*features.shortcuts, features.bottleneck):
-                flat = stage.float().flatten(2)[0]
-                pooled = torch.cat([flat.mean(dim=1), flat.std(dim=1)])
-                stages.append(pooled / pooled.norm().clamp_min(1e-12))
-        pooled = torch.cat(stages).cpu().numpy()
-        return pooled / max(float(np.linalg.norm(pooled)), 1e-12)
 
 
 class RegistrationSimilarity:

@@ -16,6 +16,7 @@ _HELPS, _HARMS = "#4c9be8", "#e06a75"
 #: how far points of one size are moved apart, so that equal values are seen
 _JITTER = 0.09
 _LONGEST_NAME = 22
+_AT_MOST_1 = ("dice", "surface_dice", "ssim")
 
 
 def draw_report(report: Report) -> Figure:
@@ -58,7 +59,9 @@ def draw_sizes(axes: "Axes", report: Report, measure: str, of: str, style: Style
         at = [entry.size for entry in curve]
         mean, spread = (np.array([getattr(e, n) for e in curve]) for n in ("mean", "spread"))
         axes.plot(at, mean, color=colour, linewidth=2, label=title, zorder=3)
-        axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+        highest = 1.0 if measure in _AT_MOST_1 else np.inf
+        low, high = np.maximum(mean - spread, 0), np.minimum(mean + spread, highest)
+        axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
         across = _spread_out([p.draw.size for p in points], number, len(shown))
         dots = axes.scatter(
             across,
@@ -111,6 +114,7 @@ def draw_worths(axes: "Axes", report: Report, measure: str, of: str, style: Styl
     axes.axvline(0, color=style.text, linewidth=0.8)
     axes.set_yticks(places, [_short(worth.name) for worth in worths])
     axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel(f"{MEASURES[measure]}: gain by this pair")
     return {bar: [worth.pair] for bar, worth in zip(bars, worths, strict=True)}
 
