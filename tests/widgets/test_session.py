@@ -376,12 +376,14 @@ def test_the_dock(make_napari_viewer, engine, tmp_path, monkeypatch, qtbot):
         commands.save_session(viewer)
     assert state.open_docks == ["Session"]
     path = tmp_path / "day.medverse.json"
+    content = {**json.loads(path.read_text()), "docks": ["Explore", "Session", "Unknown"]}
+    path.write_text(json.dumps(content))
     monkeypatch.setattr(commands, "ask_what_to_open", lambda parent: path)
     monkeypatch.setattr(commands, "ask_about_layers", lambda viewer, parent: True)
     before = list(viewer.layers)
     with qtbot.waitSignal(state.session.opened, timeout=TIMEOUT):
         commands.open_session(viewer)
-    assert state.open_docks == ["Context set", "Live preview", "Session"]
+    assert state.open_docks == ["Explore", "Session"]
     assert [x.name for x in viewer.layers] == [x.name for x in before]
     assert not any(layer in viewer.layers for layer in before)
     _, dock = viewer.window.add_plugin_dock_widget("napari-medverse", "Session")

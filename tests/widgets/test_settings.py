@@ -4,6 +4,7 @@ from pathlib import Path
 from npe2 import PluginManifest
 
 import napari_medverse
+from napari_medverse.widgets.session_commands import DOCKS
 from napari_medverse.widgets.settings import Preferences, preferences
 
 MANIFEST = Path(napari_medverse.__file__).with_name("napari.yaml")
@@ -33,9 +34,10 @@ def test_every_widget_command_can_be_imported():
     manifest = PluginManifest.from_file(MANIFEST)
     commands = {c.id: c for c in manifest.contributions.commands}
     widgets = manifest.contributions.widgets
-    assert {w.display_name for w in widgets} == {"Context set", "Live preview", "Session"}
+    assert {w.display_name for w in widgets} == set(DOCKS)
     for widget in widgets:
         module, name = commands[widget.command].python_name.split(":")
-        assert callable(getattr(import_module(module), name))
+        # A session names the docks to open again by these titles.
+        assert getattr(import_module(module), name).title == widget.display_name
     for items in manifest.contributions.menus.values():
         assert all(item.command in commands for item in items)

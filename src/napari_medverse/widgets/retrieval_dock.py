@@ -45,6 +45,7 @@ class RetrievalDock(Dock):
         The viewer whose scans are searched for.
     """
 
+    title = "Retrieval"
     least_height = 440
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:

@@ -50,6 +50,8 @@ class SessionController(QObject):
     saved = Signal(bool)
     opened = Signal()
     failed = Signal()
+    #: titles of the docks that were open, before what they show comes back
+    docks_wanted = Signal(list)
 
     def __init__(self, viewer: Any, state: ViewerState) -> None:
         super().__init__()
@@ -214,6 +216,7 @@ class SessionController(QObject):
 
     def _on_loaded(self, loaded: Loaded, close_layers: bool, recovery: Recovery | None) -> None:
         session, context, preview = loaded.session, self._state.context, self._state.preview
+        self.docks_wanted.emit(session.docks)
         preview.live = False
         context.clear()
         if close_layers:

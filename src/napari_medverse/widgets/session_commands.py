@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari import current_viewer
-from napari.utils.notifications import show_error, show_info
+from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PLUGIN = "napari-medverse"
 FILTER = f"Medverse sessions (*{SUFFIX})"
-DOCKS = ("Context set", "Live preview", TITLE)
+DOCKS = ("Context set", "Live preview", "Retrieval", "Explore", TITLE)
 
 
 def save_session(viewer: napari.viewer.Viewer) -> None:
@@ -39,7 +39,7 @@ def save_session(viewer: napari.viewer.Viewer) -> None:
 
 def open_session(viewer: napari.viewer.Viewer) -> None:
     """Ask for a session file and open it."""
-    show_docks(viewer, DOCKS)
+    show_docks(viewer, [TITLE])
     path = ask_what_to_open(None)
     close = None if path is None else ask_about_layers(viewer, None)
     if close is not None:
@@ -64,7 +64,7 @@ def read(path: str | Sequence[str]) -> list[tuple[None]]:
     single = Path(path if isinstance(path, str) else path[0])
 
     def begin() -> None:
-        show_docks(viewer, DOCKS)
+        show_docks(viewer, [TITLE])
         try:
             state_of(viewer).session.open(single)
         except MedverseError as error:
@@ -74,15 +74,12 @@ def read(path: str | Sequence[str]) -> list[tuple[None]]:
     return [(None,)]
 
 
-def show_docks(viewer: napari.viewer.Viewer, titles: list[str] | tuple[str, ...]) -> None:
+def show_docks(viewer: napari.viewer.Viewer, titles: Sequence[str]) -> None:
     """Open those docks of ours that are not open yet, where the viewer has a window."""
     window = getattr(viewer, "window", None)
-    missing = [title for title in titles if title not in state_of(viewer).open_docks]
+    missing = [t for t in DOCKS if t in titles and t not in state_of(viewer).open_docks]
     for title in missing if window is not None else ():
-        try:
-            window.add_plugin_dock_widget(PLUGIN, title)
-        except (ValueError, KeyError):
-            show_info(f"The dock '{title}' is not in this version of the plugin.")
+        window.add_plugin_dock_widget(PLUGIN, title)
 
 
 def ask_where_to_save(parent: QWidget | None) -> Path | None:

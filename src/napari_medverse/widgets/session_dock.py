@@ -51,6 +51,7 @@ class SessionDock(Dock):
         self.column.addStretch(1)
         for name in ("path", "busy", "line", "error", "notices", "missing", "recovery"):
             self.bindings.connect(getattr(self.model.events, name), self._show)
+        self.bindings.connect(self.session.docks_wanted, self._open_docks)
         self._show()
 
     # ---- building
@@ -103,19 +104,20 @@ class SessionDock(Dock):
         path = commands.ask_what_to_open(self)
         close = None if path is None else commands.ask_about_layers(self.viewer, self)
         if close is not None:
-            commands.show_docks(self.viewer, commands.DOCKS)
             self.attempt(self.session.open, path, close)
 
     def _recover(self) -> None:
         close = commands.ask_about_layers(self.viewer, self)
         if close is not None:
-            commands.show_docks(self.viewer, commands.DOCKS)
             self.attempt(self.session.recover, close)
 
     def _find(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder with the files")
         if folder:
             self.attempt(self.session.find_files, folder)
+
+    def _open_docks(self, titles: list[str]) -> None:
+        commands.show_docks(self.viewer, titles)
 
     # ---- showing
 
