@@ -163,7 +163,8 @@ class IrisDesk:
         return features, self._masks(pair, [self.classes[k] for k in positions]), positions
 
     def decode(self, features, embeddings: Tensor) -> Tensor:
-        with self._computing():
+        # The networks' fastest forms record no gradients; only tuning wants some.
+        with torch.set_grad_enabled(embeddings.requires_grad), self._computing():
             batch = embeddings.to(self.engine.device)[None]
             return self.engine.network.decode(features, batch)[0]
 

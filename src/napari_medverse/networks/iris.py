@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ..errors import MedverseError
 from .blocks import (
+    Conv3d,
     ResidualUnit,
     TargetEncoder,
     TargetUp,
@@ -104,7 +105,7 @@ class CommonMap(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv3d(c, width, 1) for c in reversed(channels))
+        self.lateral = nn.ModuleList(Conv3d(c, width, 1) for c in reversed(channels))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Join maps, coarse to fine, to (B, C, d, h, w) at the scale of the last."""
@@ -143,7 +144,7 @@ class TaskEncoding(nn.Module):
         self.ratio = ratio
         thin = width // _SHUFFLE**3
         self.queries = nn.Parameter(torch.randn(queries, width))
-        self.merge = nn.Conv3d(thin + ratio**3, thin, 1)
+        self.merge = Conv3d(thin + ratio**3, thin, 1)
         self.cross = Attention(width, width, heads)
         self.own = Attention(width, width, heads)
         self.feed = FeedForward(width)
@@ -195,7 +196,7 @@ class MaskDecoder(nn.Module):
             TargetUp(c, n) for c, n in zip(reverse, reverse[1:], strict=False)
         )
         self.stages = nn.ModuleList(ResidualUnit(c, conv_layers) for c in reverse[1:])
-        self.mask_features = nn.Conv3d(channels[0], mask_features * ratio**3, 1)
+        self.mask_features = Conv3d(channels[0], mask_features * ratio**3, 1)
         self.norm = nn.LayerNorm(width)
         self.gain = nn.Parameter(torch.tensor(SIMILARITY_GAIN))
         # A class's tokens become its two vectors and its bias.

@@ -21,10 +21,10 @@ NO_MODEL = ""
 STRATEGIES = {
     "ensemble": "mean of all pairs",
     "one-shot": "first pair only",
-    "image-retrieval": "pairs most alike as images",
-    "object-retrieval": "per class the most alike objects",
+    "image-retrieval": "most alike images",
+    "object-retrieval": "most alike objects",
     "tuning": "tuned on the pairs",
-    "memory": "remembered from training",
+    "memory": "memory of training",
     "stored": "kept in a file",
 }
 #: these bring their own embeddings and need no pairs
