@@ -15,7 +15,7 @@ def no_cache(tmp_path, monkeypatch):
 
 
 def test_shipped_weights_predict_with_alignment_and_a_probe(no_cache):
-    assert available() == ["medverse-mini"]
+    assert available() == ["medverse-mini", "iris-mini"]
     model = load_model("medverse-mini", "cpu", "auto")
     rng = np.random.default_rng(0)
     image, label = rng.random((12, 12, 12)), np.zeros((12, 12, 12), np.uint8)

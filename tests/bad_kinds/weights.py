@@ -20,7 +20,7 @@ def load(w, *arguments, **options):
 
 @bad(
     "There are no weights 'medverse-maxi': give a file that exists or one of the names: "
-    "medverse-mini."
+    "medverse-mini, iris-mini."
 )
 def unknown_weights(w):
     load(w, "medverse-maxi")
@@ -28,7 +28,7 @@ def unknown_weights(w):
 
 @bad(
     "There are no weights '{folder}/gone.ckpt': give a file that exists or one of the names: "
-    "medverse-mini."
+    "medverse-mini, iris-mini."
 )
 def missing_weights_file(w):
     load(w, w.folder / "gone.ckpt")

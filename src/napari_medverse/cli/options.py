@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import MedverseError
-
-DEFAULT_MODEL = "medverse-mini"
+from ..weights.registry import DEFAULT as DEFAULT_MODEL
 
 
 def add_model_options(

@@ -13,13 +13,16 @@ from ..paths import cache_folder, cache_path
 from .config import METADATA_KEY, ModelConfig
 
 SHIPPED = Path(__file__).parent / "shipped"
+#: what is used where nobody chooses
+DEFAULT = "medverse-mini"
 _NAMED = ("weights", "named")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def available() -> list[str]:
-    """Return the names of all weights at hand, shipped ones first."""
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    """Return the names of all weights at hand: the default, others shipped, the user's own."""
+    found = (path.stem for path in SHIPPED.glob("*.safetensors"))
+    shipped = sorted(found, key=lambda name: (name != DEFAULT, name))
     # Not created for a look: shipped weights must do where the cache cannot be written.
     named = sorted(path.stem for path in cache_path(*_NAMED).glob("*.safetensors"))
     return shipped + [name for name in named if name not in shipped]
