@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder (default: docs/images)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for the prediction")
     parser.add_argument(
-        "--only", choices=("preview", "explore", "retrieval"), help="some of the pictures"
+        "--only",
+        choices=("preview", "explore", "retrieval", "session"),
+        help="some of the pictures",
     )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -43,6 +45,8 @@ def main() -> None:
         explore_pictures(options.out, options.timeout)
     if options.only in (None, "retrieval"):
         retrieval_pictures(options.out, options.timeout)
+    if options.only in (None, "session"):
+        session_pictures(options.out, options.timeout)
 
 
 def preview_pictures(folder: Path, timeout: float) -> None:
@@ -61,6 +65,51 @@ def preview_pictures(folder: Path, timeout: float) -> None:
     finally:
         viewer.close()
         turn_events(0.5)
+
+
+def session_pictures(folder: Path, timeout: float) -> None:
+    """Photograph the Session dock after a session was opened whose files were moved."""
+    import tempfile
+
+    import napari
+
+    from napari_medverse.io import write_nifti
+    from napari_medverse.samples import sample_specimen
+    from napari_medverse.widgets.demo import PLUGIN
+    from napari_medverse.widgets.state import state_of
+
+    viewer = napari.Viewer()
+    viewer.window.resize(*SIZE)
+    _, dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Session")
+    session = state_of(viewer).session
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            scans = Path(place) / "scans"
+            scans.mkdir()
+            for index in (0, 1):
+                for volume in sample_specimen(index):
+                    path = scans / f"{volume.name}.nii.gz"
+                    write_nifti(path, volume, labels="labels" in volume.name)
+                    viewer.open(path, plugin="napari-medverse")
+            state_of(viewer).context.add_from_layers(viewer.layers)
+            session.save(Path(place) / "mouse-heads")
+            turn_events(timeout, lambda: not session.model.busy)
+            (scans / "mouse_2.nii.gz").rename(Path(place) / "mouse_2.nii.gz")
+            session.open(session.model.path, close_layers=True)
+            turn_events(timeout, lambda: not session.model.busy)
+            # The temporary folder means nothing to a reader.
+            told = [text.replace(place, "/data/mice") for text in session.model.notices]
+            session.model.notices = tuple(told)
+            turn_events(2)
+            # Nor does what another run of this script has left.
+            session.model.recovery = None
+            turn_events(0.5)
+            picture = dock.grab()
+            height = dock.notices.geometry().bottom() + 16
+            picture.copy(0, 0, picture.width(), height).save(str(folder / "session-dock.png"))
+        finally:
+            viewer.close()
+            turn_events(0.5)
 
 
 def retrieval_pictures(folder: Path, timeout: float) -> None:
