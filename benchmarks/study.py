@@ -2,7 +2,7 @@
 
 Every prediction of the study is made twice, by turns first: in the study, and by a naive loop that
 calls `predict` afresh. Both give the same numbers up to rounding, which is shown. Only the ratio of
-the two times counts: they come from one run on one machine, one beside the other.
+the two times counts: processor time, from one run on one machine, one beside the other.
 
     python benchmarks/study.py --out study-benchmark.json
     python benchmarks/study.py --shrink 2        # every second voxel: an eighth of the work
@@ -63,13 +63,13 @@ def compare(study: Study) -> dict:
     for number, draw in enumerate(plan.draws):
         seconds, results = {}, {}
         for way in ("naive", "study") if number % 2 else ("study", "naive"):
-            began = time.perf_counter()
+            began = time.process_time()
             if way == "study":
                 outcome = next(outcomes)
                 results[way] = outcome.prediction
             else:
                 results[way] = by_hand(study, draw)
-            seconds[way] = time.perf_counter() - began
+            seconds[way] = time.process_time() - began
         apart = results["naive"].probability - results["study"].probability
         rows.append(
             {
