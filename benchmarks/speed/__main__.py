@@ -36,8 +36,8 @@ operations; full-size Medverse, 64^3, one pair, one thread, AMD EPYC with AVX-51
 | copies between memory layouts | 20 % | 8 % |
 | mixing planes for minimal filtering | none | 8 % |
 
-Processor time, plain over exact: 1.1 before (4 pairs: 12.4 and 11.2 s), 1.9 after (one pair: 5.6 and
-2.9 s); `fast` took 1.8 s where plain took 4.9 to 5.4 s.
+Processor time, plain over exact, both in pages of 4 kB: 1.1 before (4 pairs: 12.4 and
+11.2 s), 1.9 after (one pair: 5.6 and 2.9 s); `fast` took 1.8 s where plain took 4.9 to 5.4 s.
 
 On a processor without AMX, bfloat16 convolutions do at most twice the multiplications of fp32 a
 second (measured: 48 to 63 and 99 to 127 billion), so `fast` cannot be 8 times `plain` there, whose

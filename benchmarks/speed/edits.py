@@ -26,7 +26,9 @@ def main() -> None:
     warm, outcomes = FeatureCache(), {}
 
     def run(name: str, chosen: list[ContextPair], cache: FeatureCache | None = None) -> None:
-        outcomes[name] = predict(model, target, chosen, cache=cache or FeatureCache(), **OPTIONS)
+        # An empty cache is false.
+        own = FeatureCache() if cache is None else cache
+        outcomes[name] = predict(model, target, chosen, cache=own, **OPTIONS)
 
     run("first", context, warm)
     rounds, equal = [], True

@@ -43,7 +43,8 @@ def measure(kind: str, options: argparse.Namespace) -> None:
     lines = []
     for precision, bar in BARS.items():
         ratio = seconds["plain"] / seconds[precision]
-        lines.append(Line(f"{kind} {size}, {precision} over plain", ratio, "x", bar, True))
+        note = f"{options.repeats} run(s) each; plain has large memory pages, too"
+        lines.append(Line(f"{kind} {size}, {precision} over plain", ratio, "x", bar, True, note))
     error = float((outputs["exact"] - outputs["plain"]).abs().max())
     note = f"standard deviation of the output: {float(outputs['plain'].std()):.3g}"
     lines.append(Line(f"{kind}, largest error of exact", error, "", LARGEST_ERROR, note=note))
