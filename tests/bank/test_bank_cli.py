@@ -59,6 +59,8 @@ def test_a_second_add_skips(place, capsys):
     arguments = ("bank", "add", place / "heads", "--bank", place / "bank")
     said = run(capsys, *arguments, "--model", place / "tiny.safetensors")
     assert "0 cases added, 0 replaced, 4 already there; 8 objects" in said
+    # Without a name the bank's own weights are wanted, and these are a file's.
+    assert "no weights 'tiny'" in fails(capsys, *arguments)[0]
 
 
 def test_info(place, capsys):

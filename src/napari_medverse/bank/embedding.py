@@ -283,7 +283,7 @@ def _steps(view: View, volume: Volume) -> tuple[float, ...]:
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,) of a map (1, C, d, h, w)."""
     flat = features[0].float().flatten(1)
-    return flat.mean(dim=1), flat.std(dim=1)
+    return flat.mean(dim=1), flat.std(dim=1, correction=0)
 
 
 def _mean_inside(features: Tensor, mask: Tensor) -> Tensor:

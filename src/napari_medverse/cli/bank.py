@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MedverseError
 from .options import (
+    DEFAULT_MODEL,
     ProgressLine,
     add_model_options,
     class_values,
@@ -49,7 +50,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     made.add_argument("folder", metavar="DIR")
     _bank_option(made)
-    add_model_options(made)
+    add_model_options(made, None, f"those of the bank; {DEFAULT_MODEL} for a new one")
     made = action(
         "search",
         _search,
@@ -121,10 +122,14 @@ def _add(options: argparse.Namespace) -> None:
     from ..weights import load_model
 
     offers = offers_in(options.folder)
+    name = options.model
+    if name is None:
+        there = Bank.exists(options.bank)
+        name = Bank.open(options.bank).space.model if there else DEFAULT_MODEL
     line = ProgressLine()
     try:
-        line.show(f"loading {options.model}")
-        embedder = embedder_for(load_model(options.model, options.device, options.precision))
+        line.show(f"loading {name}")
+        embedder = embedder_for(load_model(name, options.device, options.precision))
         bank = Bank.create(options.bank, embedder.space)
         report = add_cases(
             bank,
