@@ -82,7 +82,7 @@ class AdaptSettings:
     classes: tuple[int, ...] | None = None
     align: str = "auto"
     seed: int = 0
-    lr: float = 3e-4
+    lr: float = 5e-4
     tasks: int = 2
     finest: float = 0.7
     contexts: int = 3
