@@ -42,7 +42,7 @@ def _widened(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor
     fresh, widened = network.state_dict(), {}
     for name, value in tensors.items():
         own = fresh.get(name, value)
-        if own.shape[1:] == value.shape[1:] and len(own) > len(value):
+        if own.ndim and own.shape[1:] == value.shape[1:] and len(own) > len(value):
             value = torch.cat([value, own[len(value) :]])
         widened[name] = value
     return widened
