@@ -44,6 +44,9 @@ CONFIG = TrainingConfig.model_validate(
 )
 
 
+MINI = [f"medverse_mini{part}" for part in ("", "_second", "_third", "_long")]
+
+
 def silent(_):
     """Show no progress."""
 
@@ -248,7 +251,7 @@ def shipped_config(name):
     return read_config(files("napari_medverse.training") / "configs" / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("name", ["smoke", "medverse_mini", "medverse_mini_long", "neuroverse3d"])
+@pytest.mark.parametrize("name", ["smoke", "neuroverse3d", *MINI])
 def test_shipped_configs_are_valid(name):
     config = shipped_config(name)
     divisor = 4 * 2 ** (len(config.network.channels) - 1)
