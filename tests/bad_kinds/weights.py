@@ -180,7 +180,7 @@ def unknown_device(w):
     load(w, "medverse-mini", device="abacus")
 
 
-@bad("precision must be one of ('auto', 'exact', 'fast'), not 'rough'.")
+@bad("precision must be one of ('auto', 'exact', 'fast', 'plain'), not 'rough'.")
 def unknown_precision(w):
     load(w, "medverse-mini", precision="rough")
 

@@ -44,7 +44,7 @@ CONFIG = TrainingConfig.model_validate(
 )
 
 
-MINI = [f"medverse_mini{part}" for part in ("", "_second", "_third", "_long")]
+MINI = [f"medverse_mini{part}" for part in ("", "_second", "_third", "_fourth", "_long")]
 
 
 def silent(_):

@@ -174,7 +174,7 @@ class _Window:
         key = None
         if self.cache is not None:
             digests = tuple((image.digest, label.digest) for image, label in group)
-            key = ("context", self.weights, self.target.digest, digests)
+            key = ("context", self.weights, self.runner.task, self.target.digest, digests)
             found = self.cache.get(key, "context features")
             if found is not None:
                 return found
@@ -183,7 +183,9 @@ class _Window:
         labels = torch.stack([self._to_device(label)[0] for _, label in group])[None]
         self._let_go(group)
         with computing(self.runner.model.precision, self.device):
-            features = self.network.encode_context(images, labels, self._target_features())
+            features = self.network.encode_context(
+                images, labels, self._target_features(), task=self.runner.task
+            )
         self._keep(key, features, features.nbytes, "context features", 2)
         return features
 

@@ -24,7 +24,13 @@ class ContextNetwork(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define encode_target")
 
     def encode_context(
-        self, image: Tensor, label: Tensor, target: TargetFeatures, *, autoregressive: bool = False
+        self,
+        image: Tensor,
+        label: Tensor,
+        target: TargetFeatures,
+        *,
+        autoregressive: bool = False,
+        task: str = "labels",
     ) -> ContextFeatures:
         raise TypeError(f"{type(self).__name__} does not define encode_context")
 
@@ -38,6 +44,7 @@ class ContextNetwork(nn.Module):
         target: TargetFeatures,
         mini_context: int = 3,
         shuffle: bool = False,
+        task: str = "labels",
     ) -> ContextFeatures:
         """Average the context features of all pairs, ``mini_context`` pairs at a time.
 
@@ -53,6 +60,8 @@ class ContextNetwork(nn.Module):
             Pairs per group; memory grows with it, the result does not change.
         shuffle
             Draw the group order from torch's global generator (training only).
+        task
+            "labels" or "image", what the pairs are.
         """
         if mini_context < 1:
             raise MedverseError(f"mini_context must be at least 1, not {mini_context}.")
@@ -65,10 +74,10 @@ class ContextNetwork(nn.Module):
         mean: ContextFeatures | None = None
         for image, label in groups[:-1]:
             with torch.no_grad():
-                features = self.encode_context(image, label, target)
+                features = self.encode_context(image, label, target, task=task)
                 mean = features if mean is None else mean.merge(features, in_place=True)
                 del features
-        last = self.encode_context(*groups[-1], target)
+        last = self.encode_context(*groups[-1], target, task=task)
         if mean is None:
             return last
         if torch.is_grad_enabled():

@@ -44,15 +44,18 @@ class ContextFeatures:
         The number of pairs averaged, the weight of this mean in a merge.
     prototypes
         Averaged foreground and background statistics, empty for networks without them.
+    errors
+        In image tasks of networks with a mixture, one tensor: see ``mixing.trial``.
     """
 
     maps: tuple[Tensor, ...]
     count: int
     prototypes: tuple[Tensor, ...] = ()
+    errors: tuple[Tensor, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in (*self.maps, *self.prototypes))
+        return sum(t.nbytes for t in (*self.maps, *self.prototypes, *self.errors))
 
     def detach(self) -> ContextFeatures:
         """Return the same features cut off from the autograd graph."""
@@ -81,7 +84,10 @@ class ContextFeatures:
             return tuple(lerp(x, y, share) for x, y in zip(a, b, strict=True))
 
         return ContextFeatures(
-            mean(self.maps, other.maps), total, mean(self.prototypes, other.prototypes)
+            mean(self.maps, other.maps),
+            total,
+            mean(self.prototypes, other.prototypes),
+            mean(self.errors, other.errors),
         )
 
     def _apply(self, function) -> ContextFeatures:
@@ -89,6 +95,7 @@ class ContextFeatures:
             self,
             maps=tuple(function(t) for t in self.maps),
             prototypes=tuple(function(t) for t in self.prototypes),
+            errors=tuple(function(t) for t in self.errors),
         )
 
 

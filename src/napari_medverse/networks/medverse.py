@@ -218,16 +218,19 @@ class Medverse(ContextNetwork):
             # Training starts at the prior itself.
             nn.init.zeros_(self.target_decoder.output_block.block[-1].weight)
             nn.init.zeros_(self.target_decoder.output_block.block[-1].bias)
-        if mixture:
-            bias = self.target_decoder.output_block.block[-1].bias
-            bias.data.view(-1, folded)[3] = mixing.FIRST_WEIGHT
 
     def encode_target(self, target: Tensor) -> TargetFeatures:
         """Encode the target (B, 1, D, H, W)."""
         return TargetFeatures(target, *self._encode_images(target))
 
     def encode_context(
-        self, image: Tensor, label: Tensor, target: TargetFeatures, *, autoregressive: bool = False
+        self,
+        image: Tensor,
+        label: Tensor,
+        target: TargetFeatures,
+        *,
+        autoregressive: bool = False,
+        task: str = "labels",
     ) -> ContextFeatures:
         """Encode a group of pairs, (B, L, 1, D, H, W) each, to their mean features."""
         positions = self._positions()
@@ -240,7 +243,11 @@ class Medverse(ContextNetwork):
         statistics: tuple[Tensor, ...] = ()
         if self.prototypes and not autoregressive:
             statistics = self._prototype_statistics(pairs, count)
-        return ContextFeatures(tuple(mean_over_pairs(m, count) for m in maps), count, statistics)
+        errors: tuple[Tensor, ...] = ()
+        if self.mixture and task == "image" and not autoregressive:
+            errors = (mixing.trial(pairs[:, :1], pairs[:, 1:]).unflatten(0, (-1, count)).mean(1),)
+        means = tuple(mean_over_pairs(m, count) for m in maps)
+        return ContextFeatures(means, count, statistics, errors)
 
     def decode(
         self,
@@ -291,7 +298,8 @@ class Medverse(ContextNetwork):
         if not self.residual:
             return raw
         if task == "image" and self.mixture:
-            return mixing.mix(target.image, raw, ar_label)
+            errors = semantic.errors[0] if semantic is not None else None
+            return mixing.mix(target.image, raw, errors, ar_label)
         if task == "image":
             return target.image.float() + raw
         logit = raw
@@ -347,7 +355,7 @@ class Medverse(ContextNetwork):
         semantic = autoregressive = None
         if context_images is not None:
             semantic = self.encode_contexts(
-                context_images, context_labels, features, mini_context, shuffle
+                context_images, context_labels, features, mini_context, shuffle, task
             )
         if ar_image is not None:
             autoregressive = self.encode_context(ar_image, ar_label, features, autoregressive=True)

@@ -108,7 +108,13 @@ class Neuroverse3D(ContextNetwork):
         return TargetFeatures(target, *self.target_encoder(target))
 
     def encode_context(
-        self, image: Tensor, label: Tensor, target: TargetFeatures, *, autoregressive: bool = False
+        self,
+        image: Tensor,
+        label: Tensor,
+        target: TargetFeatures,
+        *,
+        autoregressive: bool = False,
+        task: str = "labels",
     ) -> ContextFeatures:
         """Encode a group of pairs, (B, L, 1, D, H, W) each, to their mean maps (equation 1)."""
         if autoregressive:
