@@ -250,7 +250,7 @@ class Bank:
         return self._nearest("vector", vector, k, class_id, class_name, without, exact)
 
     def search_images(self, vector: np.ndarray, k: int = 10, without: Iterable[str] = ()):
-        """Find the cases most like a whole image's vector: image-level retrieval, as `Hit`s.
+        """Find the cases most like a whole image, as `Hit` objects: image-level retrieval.
 
         One hit a case, whichever of its objects comes first.
         """
