@@ -265,9 +265,7 @@ class _Run:
         plain = fed.native_feedback(values, coarse, level, following, self.request.task)
         if not self.guided:
             return plain
-        return fed.GuidedFeedback(
-            plain, self._votes(level), lambda channel, rows: self._vote(channel, following, rows)
-        )
+        return fed.GuidedFeedback(plain, lambda channel, rows: self._vote(channel, following, rows))
 
     def _on_own_grid(self, level: Level, canvas: Canvas) -> Tensor:
         values = canvas.values()

@@ -219,9 +219,7 @@ class Fold:
             feedback = native_feedback(values, coarse, level, following, "labels")
             if guided:
                 feedback = GuidedFeedback(
-                    feedback,
-                    votes(level)[None],
-                    lambda _, rows, level=following: votes(level, rows),
+                    feedback, lambda _, rows, level=following: votes(level, rows)
                 )
         return feedback
 
