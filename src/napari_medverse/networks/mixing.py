@@ -3,8 +3,8 @@
 A network that has to return the target less its noise must first copy the noise to the last digit,
 which takes long to learn. Here it weighs candidates instead (as kernel-predicting networks do; Bako
 et al. 2017, "Kernel-predicting convolutional networks for denoising Monte Carlo renderings"): the
-target plus a correction, an intensity of its own, the coarse prediction, and what plain filters
-make of the target. Which of them the task wants, the context tells: every filter is tried on the
+target itself, an intensity of its own, the coarse prediction, and what plain filters make of the
+target. Which of them the task wants, the context tells: every filter is tried on the
 pairs' images, and starts with a weight that falls with its squared error there. The network only
 corrects these weights.
 """
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: corrected target, own intensity, coarse prediction, and seven of `filtered`
+#: target, own intensity, coarse prediction, and seven of `filtered`
 CANDIDATES = 10
-#: outputs of the head beside the mask logit: correction, own intensity, a weight a candidate
-OUTPUTS = 2 + CANDIDATES
+#: outputs of the head beside the mask logit: own intensity, a weight a candidate
+OUTPUTS = 1 + CANDIDATES
 
 # Intensities below this are taken for holes to be filled in.
 _HOLE = 0.02
@@ -54,14 +54,14 @@ def mix(
         (B, 1, D, H, W) float32.
     """
     target, raw = target.float(), raw.float()
-    logits = _SHARPNESS * raw[:, 2:]
+    logits = _SHARPNESS * raw[:, 1:]
     if errors is not None:
         logits = logits - _POWER * torch.log(errors.float() + _LEAST_ERROR)[..., None, None, None]
     if coarse is None:
         absent = torch.arange(CANDIDATES, device=raw.device) == _COARSE
         logits = logits.masked_fill(absent.view(1, -1, 1, 1, 1), -torch.inf)
     below = target if coarse is None else coarse.float()
-    candidates = [target + raw[:, :1], raw[:, 1:2] + 0.5, below, *filtered(target)]
+    candidates = [target, raw[:, :1] + 0.5, below, *filtered(target)]
     return (torch.softmax(logits, dim=1) * torch.cat(candidates, dim=1)).sum(1, keepdim=True)
 
 
@@ -69,8 +69,8 @@ def mix(
 def trial(image: Tensor, label: Tensor) -> Tensor:
     """Try the candidates on pairs: mean squared error of each, (B, CANDIDATES) float32.
 
-    The correction is tried as none, the network's own intensity as a constant, and the coarse
-    prediction as twice as wrong as a blurred label.
+    The network's own intensity is tried as a constant, and the coarse prediction as twice as wrong
+    as a blurred label.
 
     Parameters
     ----------
