@@ -91,8 +91,8 @@ class GuidedFeedback(Feedback):
 
     A structure thinner than a coarse voxel fades from a coarse prediction however right that is,
     but not from the vote, which is read at every scale. Feeding back a mixture of the two was
-    worse than the vote alone on made-up heads and brains with aligned pairs, on all but the
-    largest structures; so the coarse levels are for the eye and the order of windows.
+    on the whole worse than the vote alone (one made-up head and one brain with aligned pairs); so
+    the coarse levels are for the eye and the order of windows.
 
     Parameters
     ----------
