@@ -153,6 +153,21 @@ def test_missing_files_are_named_kept_and_found(state, viewer, tmp_path, reopen,
     assert len(other.layers) == 4
 
 
+def test_pairs_of_a_bank_keep_their_titles(state, viewer, tmp_path, reopen, qtbot):
+    """Their files are named by content, which tells nobody anything."""
+    (tmp_path / "data").mkdir()
+    open_from_files(viewer, tmp_path)
+    files = [tmp_path / "data" / f"head1{end}.nii.gz" for end in ("", "_label")]
+    state.context.add_named_files([("C57BL6 17", *files)])
+    state.dock_opened(1, False, "test")
+    path = save(state, tmp_path / "day", qtbot)
+    _, again = reopen(path)
+    assert [row.name for row in again.context.rows] == ["C57BL6 17"]
+    save(again, tmp_path / "second", qtbot)
+    assert [p.title for p in read_session(tmp_path / "second.medverse.json").pairs] == ["C57BL6 17"]
+    state.dock_closed(1)
+
+
 def test_a_file_that_is_damaged_leaves_the_rest(state, viewer, tmp_path, reopen, qtbot):
     state.context.add_from_layers(viewer.layers)
     state.dock_opened(1, False, "test")

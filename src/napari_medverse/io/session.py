@@ -66,11 +66,15 @@ class LayerRecord(Record):
 
 
 class PairRecord(Record):
-    """A row of the context set: keys of layers, or files that are not open as layers."""
+    """A row of the context set: keys of layers, or files that are not open as layers.
+
+    `title` is what files are called where their names do not say, as those of a bank's cases.
+    """
 
     image: Key | FileLink
     label: Key | FileLink
     enabled: bool = True
+    title: str = ""
 
 
 class PreviewRecord(Record):

@@ -168,10 +168,6 @@ class ContextSetModel:
         """Append the cases of a folder in nnU-Net layout; raises `MedverseError` if none."""
         return self._append([FileSource(*pair) for pair in find_nnunet_pairs(folder)])
 
-    def add_file_pair(self, image: Path, label: Path) -> tuple[PairRow, ...]:
-        """Append one pair of files, unless it is there."""
-        return self._append([FileSource(image, label)])
-
     def remove(self, rows: Iterable[PairRow]) -> None:
         """Take rows out of the set; their layers stay as they are."""
         gone = [row for row in rows if row in self._rows]

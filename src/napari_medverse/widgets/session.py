@@ -14,16 +14,16 @@ from pydantic import JsonValue, ValidationError
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from ..errors import MedverseError, first_reason
-from ..io.session import LayerRecord, PairRecord, PreviewRecord, Session, session_path
+from ..io.session import LayerRecord, PairRecord, Session, session_path
 from .jobs import Jobs
-from .preview_model import ALIGN, PRIOR, SHOW, STRATEGIES, Result
+from .preview_model import Result
 from .session_autosave import Recovery, find_recovery, new_autosave_path, remove_autosave
 from .session_draft import Draft, Origin, draft_of
 from .session_model import Section, SessionModel
 from .session_reader import Loaded, load, make_layer
+from .session_restore import restore_pairs, restore_prediction, restore_preview, restore_view
 from .session_writer import SessionWriter, Written
 from .settings import preferences
-from .snapshot import LayerRef
 
 if TYPE_CHECKING:
     from .state import ViewerState
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 TITLE = "Session"
 MINUTE = 60_000
-CHOICES = {"align": ALIGN, "prior": PRIOR, "show": SHOW, "strategy": tuple(STRATEGIES)}
 
 
 class SessionController(QObject):
@@ -215,18 +214,18 @@ class SessionController(QObject):
             show_info(f"{recovery} Restore it in Plugins > Medverse > {TITLE}.")
 
     def _on_loaded(self, loaded: Loaded, close_layers: bool, recovery: Recovery | None) -> None:
-        session, context, preview = loaded.session, self._state.context, self._state.preview
+        session, context = loaded.session, self._state.context
         self.docks_wanted.emit(session.docks)
-        preview.live = False
+        self._state.preview.live = False
         context.clear()
         if close_layers:
             self._layers.clear()
         layers = self._add_layers(loaded)
-        self._add_pairs(loaded, layers)
+        restore_pairs(loaded, layers, context)
         context.choose_classes(session.classes)
-        self._restore_preview(session.preview, layers, loaded.notices)
-        self._restore_prediction(loaded, layers)
-        self._restore_view(session)
+        restore_preview(session.preview, layers, self._state, loaded.notices)
+        restore_prediction(loaded, layers, self._state)
+        restore_view(session.view, self._dims, self._camera)
         self._waiting = dict(session.sections)
         for section in self._sections.values():
             if section.name in self._waiting:
@@ -250,7 +249,7 @@ class SessionController(QObject):
     def _on_found(self, loaded: Loaded) -> None:
         layers = self._add_layers(loaded)
         layers |= {origin.key: layer for layer, origin in self._origins.items()}
-        self._add_pairs(loaded, layers)
+        restore_pairs(loaded, layers, self._state.context)
         self._tell_lost(loaded)
         self._end(f"Found {len(loaded.layers)} layers and {len(loaded.pairs)} pairs.")
         self.opened.emit()
@@ -275,67 +274,6 @@ class SessionController(QObject):
             self._origins[layer] = Origin(key, loaded.sources.get(record.key))
             added[record.key] = layer
         return added
-
-    def _add_pairs(self, loaded: Loaded, layers: dict[str, Any]) -> None:
-        context = self._state.context
-        for record, *ends in loaded.pairs:
-            image, label = (layers.get(e) if isinstance(e, str) else e for e in ends)
-            if image is None or label is None:
-                loaded.lost_pairs.append(record)
-                continue
-            try:
-                if isinstance(image, Path):
-                    rows = context.add_file_pair(image, label)
-                else:
-                    rows = (context.add_pair(image, label),)
-            except MedverseError as error:
-                loaded.notices.append(str(error))
-                continue
-            for row in rows:
-                context.set_enabled(row, record.enabled)
-
-    def _restore_preview(
-        self, record: PreviewRecord, layers: dict[str, Any], notices: list[str]
-    ) -> None:
-        preview = self._state.preview
-        names = self._state.engine.models()
-        if record.model in names:
-            preview.model = record.model
-        elif record.model:
-            notices.append(
-                f"The weights '{record.model}' are not installed here: import them with "
-                f"'napari-medverse weights import'. '{preview.model}' stays chosen."
-            )
-        for name in (
-            *("debounce", "levels", "threshold", "mini_context", "view_first"),
-            *("best", "strategy_source"),
-        ):
-            setattr(preview, name, getattr(record, name))
-        for name, choices in CHOICES.items():
-            if getattr(record, name) in choices:
-                setattr(preview, name, getattr(record, name))
-        preview.target = layers.get(record.target)
-        preview.live = record.live and preview.target is not None
-
-    def _restore_prediction(self, loaded: Loaded, layers: dict[str, Any]) -> None:
-        record = loaded.session.prediction
-        target = None if record is None else layers.get(record.target)
-        controller = self._state.controller
-        if loaded.picture is None or target is not self._state.preview.target or target is None:
-            return
-        if loaded.picture.values.shape != LayerRef.of(target).shape or not controller.open:
-            return
-        controller.restore(Result(loaded.picture, target, record.details))
-        self._state.preview.line = "as saved in the session"
-
-    def _restore_view(self, session: Session) -> None:
-        view = session.view
-        self._dims.ndisplay = view.ndisplay
-        if len(view.point) == self._dims.ndim:
-            self._dims.point = tuple(view.point)
-        if len(view.center) in (2, 3) and len(view.angles) == 3:
-            self._camera.center, self._camera.zoom = tuple(view.center), view.zoom
-            self._camera.angles = tuple(view.angles)
 
     def _restore_section(
         self, section: Section, content: JsonValue, notices: list[str] | None = None

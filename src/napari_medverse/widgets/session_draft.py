@@ -56,6 +56,16 @@ class LayerNote:
         return isinstance(self.ref.data, np.ndarray)
 
 
+@dataclass(frozen=True)
+class PairNote:
+    """A row of the context set: keys of layers or paths, whether it is ticked, its title."""
+
+    image: str | Path
+    label: str | Path
+    enabled: bool
+    title: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Draft:
     """A session to be written.
@@ -65,7 +75,7 @@ class Draft:
     fields
         Those of `io.session.Session` that need no file.
     pairs
-        Rows of the context set: keys of layers or paths, and whether it is ticked.
+        Rows of the context set.
     picture
         The finished preview and the key of its target.
     lost
@@ -77,7 +87,7 @@ class Draft:
 
     fields: dict[str, Any]
     layers: list[LayerNote]
-    pairs: list[tuple[str | Path, str | Path, bool]]
+    pairs: list[PairNote]
     picture: Picture | None = None
     picture_of: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -149,11 +159,11 @@ def draft_of(
     )
 
 
-def _pair(row: PairRow, notes: Mapping[Layer, LayerNote]) -> tuple[str | Path, str | Path, bool]:
+def _pair(row: PairRow, notes: Mapping[Layer, LayerNote]) -> PairNote:
     source = row.source
     if source.layers:
-        return notes[source.image].key, notes[source.label].key, row.enabled
-    return source.image, source.label, row.enabled
+        return PairNote(notes[source.image].key, notes[source.label].key, row.enabled)
+    return PairNote(source.image, source.label, row.enabled, source.title)
 
 
 def _note(layer: Layer, origin: Origin) -> LayerNote:

@@ -14,7 +14,7 @@ from ..errors import MedverseError, first_reason
 from ..io.session import LayerRecord, PairRecord, PredictionRecord, Session, write_session
 from ..io.session_arrays import ArrayLink, arrays_folder, storable, store_array
 from ..io.session_files import FileLink, link_file
-from .session_draft import Draft, LayerNote
+from .session_draft import Draft, LayerNote, PairNote
 from .snapshot import content_mark, layer_data
 
 
@@ -56,7 +56,7 @@ class SessionWriter:
             else:
                 layers.append(record)
         keys = {record.key for record in layers}
-        pairs = [pair for pair in draft.pairs if all(_known(end, keys) for end in pair[:2])]
+        pairs = [p for p in draft.pairs if _known(p.image, keys) and _known(p.label, keys)]
         records = [_pair_record(pair, path.parent) for pair in pairs]
         lost_layers, lost_pairs = draft.lost
         fields = dict(draft.fields)
@@ -133,9 +133,9 @@ def _known(end: str | Path, keys: set[str]) -> bool:
     return isinstance(end, Path) or end in keys
 
 
-def _pair_record(pair: tuple[str | Path, str | Path, bool], session_folder: Path) -> PairRecord:
-    image, label = (_end(end, session_folder) for end in pair[:2])
-    return PairRecord(image=image, label=label, enabled=pair[2])
+def _pair_record(pair: PairNote, session_folder: Path) -> PairRecord:
+    image, label = (_end(end, session_folder) for end in (pair.image, pair.label))
+    return PairRecord(image=image, label=label, enabled=pair.enabled, title=pair.title)
 
 
 def _end(end: str | Path, session_folder: Path) -> str | FileLink:
