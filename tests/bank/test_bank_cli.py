@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from bank_kit import annotated_folder, specimen
+from bank_kit import AFFINE, annotated_folder, specimen
 
 from napari_medverse.cli import main
 from napari_medverse.io import read_nifti, write_nifti
@@ -84,17 +84,25 @@ def test_search_lists_the_best_of_each_class(place, capsys):
     assert first[0] == "2" and first[2:4] == ["case0", "1.000"]
 
 
-def test_predict_takes_its_examples_from_the_bank(place, tmp_path, capsys, monkeypatch):
-    target, label = specimen(9)
-    write_nifti(tmp_path / "new.nii.gz", target)
+@pytest.fixture
+def scan(place, tmp_path, monkeypatch):
+    """A new scan and its labels; the bank's weights are found by name, and a first mask is."""
     from napari_medverse import weights
     from napari_medverse.bank import embedding
 
+    image, label = specimen(9)
+    write_nifti(tmp_path / "new.nii.gz", image, AFFINE)
+    write_nifti(tmp_path / "new_label.nii.gz", label, AFFINE, labels=True)
     # The weights are no named ones, and random ones find nothing to start from.
     load = weights.load_model
     named = {"tiny": place / "tiny.safetensors"}
     monkeypatch.setattr(weights, "load_model", lambda name, *a: load(named.get(name, name), *a))
     monkeypatch.setattr(embedding.FeatureEmbedder, "first_mask", lambda *a, **k: label)
+    return image, label
+
+
+def test_predict_takes_its_examples_from_the_bank(place, tmp_path, capsys, scan):
+    target, _ = scan
     out = tmp_path / "out.nii.gz"
     arguments = ["predict", tmp_path / "new.nii.gz", "--bank", place / "bank", "--top", "1"]
     arguments += ["--out", out, "--align", "none", "--model", place / "tiny.safetensors"]
@@ -104,6 +112,37 @@ def test_predict_takes_its_examples_from_the_bank(place, tmp_path, capsys, monke
     provenance = json.loads((tmp_path / "out.json").read_text())
     assert len(provenance["files"]) in (3, 5)
     assert provenance["files"][1].startswith(str(place / "heads" / "images"))
+
+
+def test_a_study_draws_the_nearest_pairs_of_a_bank(place, tmp_path, capsys, scan):
+    heads, out = place / "heads", tmp_path / "study"
+    arguments = ["study", tmp_path / "new.nii.gz", tmp_path / "new_label.nii.gz"]
+    arguments += ["--bank", place / "bank", "--sampling", "nearest", "--no-surface"]
+    arguments += ["--align", "none", "--model", place / "tiny.safetensors", "--out", out]
+    said = run(capsys, *arguments, "--sizes", "1,2")
+    told = json.loads((out / "study.json").read_text())
+    assert told["about"]["similarity"] == f"search in the bank {place / 'bank'}"
+    first, second = (row["pairs"] for row in told["rows"])
+    assert len(first) == 1 and len(second) == 2 and set(first) < set(second)
+    assert said.startswith("examples from the bank: case") and all(n in said for n in second)
+    # The best is what the bank's own search names, over both classes.
+    found = run(capsys, "bank", "search", tmp_path / "new.nii.gz", "--bank", place / "bank")
+    scores = {}
+    for line in found.splitlines():
+        if line[0].isdigit():
+            _, _, case, score, *_ = line.split()
+            scores[case] = scores.get(case, 0) + float(score)
+    assert first == [max(scores, key=scores.get)]
+    # Pairs of files are ranked by it, too, if it knows them.
+    files = [(heads / kind / f"case{n}.nii.gz") for n in (1, 2) for kind in ("images", "labels")]
+    pairs = ["--context", *files[:2], "--context", *files[2:]]
+    run(capsys, *arguments, "--sizes", "1", *pairs)
+    stranger = ["--context", tmp_path / "new.nii.gz", tmp_path / "new_label.nii.gz"]
+    told = fails(capsys, "study", files[0], files[1], *map(str, arguments[3:]), *stranger)[0]
+    assert "does not hold" in told and "new.nii.gz" in told
+    no_bank = [*arguments[:3], *arguments[5:], *pairs, "--similarity", "bank"]
+    assert "--similarity bank needs --bank B" in fails(capsys, *no_bank)[0]
+    assert "give pairs to draw from" in fails(capsys, *arguments[:3], *arguments[5:])[0]
 
 
 def test_verify_export_and_remove(tmp_path, place, capsys):

@@ -8,7 +8,6 @@ from study_kit import SHAPE, Calls, specimen, specimens, tiny_model
 
 from napari_medverse.errors import Cancelled, MedverseError
 from napari_medverse.evaluation import metrics
-from napari_medverse.evaluation.similarity import PooledFeatures, RegistrationSimilarity
 from napari_medverse.evaluation.study import Study, StudySettings
 from napari_medverse.evaluation.study_ledger import Ledger
 from napari_medverse.evaluation.study_plan import Draw
@@ -184,14 +183,6 @@ def test_nearest_and_farthest_go_by_the_similarity_given():
     study = make(pairs=5, sizes=(1, 2, 3), repeats=1, sampling="farthest", similarity=Bank())
     assert [draw.pairs for draw in study.plan().draws] == [(4,), (0, 4), (0, 2, 4)]
     assert study.similarity_name == "a bank"
-
-
-@pytest.mark.parametrize("kind", [PooledFeatures, RegistrationSimilarity])
-def test_a_scan_is_most_similar_to_itself(kind):
-    similarity = kind(tiny_model()) if kind is PooledFeatures else kind("rigid")
-    pairs = specimens(3)
-    found = similarity.to(pairs[1].image, pairs)
-    assert max(found[0], found[2]) < found[1]
 
 
 # ---- resuming

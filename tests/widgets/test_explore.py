@@ -7,9 +7,11 @@ import pytest
 from widget_kit import specimen
 
 from conftest import show
+from napari_medverse.bank import embedder_for
 from napari_medverse.errors import MedverseError
 from napari_medverse.widgets.explore_model import ExploreModel, parse_sizes
 from napari_medverse.widgets.marks import is_scratch, role
+from napari_medverse.widgets.retrieval_desk import BankDesk
 
 TIMEOUT = 120000
 
@@ -163,6 +165,27 @@ def test_a_study_goes_on_where_it_was_cancelled(dock, viewer, qtbot):
     assert int(dock.line.text().split(", ")[1].split()[0]) >= kept
     for draw in dock.model.report.plan.draws:
         assert draw.target not in draw.pairs
+
+
+def test_pairs_are_chosen_by_the_open_bank(dock, state, qtbot, tmp_path, monkeypatch):
+    from napari_medverse.bank.embedding import FeatureEmbedder
+
+    dock.sampling.value, dock.similarity.value = "nearest", "bank"
+    dock.start.click()
+    qtbot.waitUntil(lambda: dock.model.state == "failed", timeout=TIMEOUT)
+    assert "No bank is open" in dock.message.text()
+    retrieval = state.retrieval
+    retrieval.desk = BankDesk(lambda name: embedder_for(state.engine.load(name)))
+    retrieval.open(str(tmp_path / "bank"))
+    qtbot.waitUntil(lambda: retrieval.state == "idle", timeout=TIMEOUT)
+    retrieval.add_pairs(state.context.rows, "tiny")
+    qtbot.waitUntil(lambda: retrieval.state == "idle", timeout=TIMEOUT)
+    # Random weights find nothing to start from.
+    monkeypatch.setattr(FeatureEmbedder, "first_mask", lambda *a, **k: specimen(1)[1])
+    run(dock, qtbot)
+    report = dock.model.report
+    assert report.about["similarity"] == f"search in the bank {tmp_path / 'bank'}"
+    assert [draw.size for draw in report.plan.sizes] == [1, 2]
 
 
 def test_what_is_missing_is_said(dock, viewer, state):

@@ -95,6 +95,15 @@ def test_search_and_use(filled_model, viewer, folder):
     assert len(context.rows) == len(best)
 
 
+def test_a_case_whose_scan_is_in_the_set_is_not_added_again(filled_model, context, viewer):
+    """The bank keeps copies of layers: to the eye another file, to the network the same pair."""
+    filled_model.search(*refs(viewer))
+    taken = []
+    filled_model.use(taken.extend, context.rows[:1])
+    assert [name for name, *_ in taken] == ["head 2"]
+    assert filled_model.line == "1 case added to the context set; in it already: head 1"
+
+
 def test_sources_that_are_gone_are_told_and_replaced(filled_model, viewer, folder):
     filled_model.add_folder(str(folder), "tiny")
     filled_model.search(*refs(viewer))
@@ -198,7 +207,12 @@ def test_the_whole_way_through_the_dock(dock, state, viewer, qtbot):
     dock.top.setValue(2)
     dock.use.click()
     rest(state, qtbot)
-    assert len(state.context.rows) == 4 and dock.line.text() == "2 cases are in the context set"
+    # Both are there as layers already.
+    assert len(state.context.rows) == 2 and dock.line.text().startswith("0 cases added")
+    state.context.clear()
+    dock.use.click()
+    rest(state, qtbot)
+    assert len(state.context.rows) == 2 and dock.line.text() == "2 cases added to the context set"
     assert not dock.grab().toImage().isNull()
 
 

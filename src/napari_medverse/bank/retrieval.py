@@ -7,7 +7,7 @@ The hits serve any in-context network as its context.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,8 @@ import numpy as np
 
 from ..errors import MedverseError
 from ..inference import CancelToken, ContextPair, Volume
-from ..inference.volume import content_key
 from .entry import Entry, Hit
-from .orientation import canonical
-from .sources import Verdict, case_of, read_source, verify_entry
+from .sources import Verdict, case_of, image_key, read_source, verify_entry
 
 if TYPE_CHECKING:
     from ..inference.strategies import Candidate
@@ -82,6 +80,7 @@ def retrieve(
     names: Mapping[int, str] | None = None,
     classes: Iterable[int] | None = None,
     exclude_self: bool = True,
+    among: Collection[str] | None = None,
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> Retrieval:
@@ -102,6 +101,8 @@ def retrieve(
         Only these label values.
     exclude_self
         Leave out cases whose image is the target itself.
+    among
+        Image keys to which hits are limited; the first reference is not.
 
     Raises
     ------
@@ -113,7 +114,7 @@ def retrieve(
     bank.check(embedder.space)
     tell = progress or (lambda *_: None)
     cancel = cancel or CancelToken()
-    without = [content_key(canonical(target).data)] if exclude_self else []
+    without = [image_key(target)] if exclude_self else []
     reference, problems = None, ()
     names = dict(names or {})
     if label is None:
@@ -140,6 +141,7 @@ def retrieve(
             class_id=found.class_id,
             class_name=names.get(found.class_id, ""),
             without=without,
+            among=among,
         )
     return Retrieval(hits, pair.label.data, reference, problems)
 

@@ -10,12 +10,12 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from ..errors import MedverseError
-from ..inference import ContextPair
+from ..inference import ContextPair, Volume
 from ..inference.volume import content_key
 from ..io import write_nifti
 from ..io.datasets import Case
 from .entry import Entry
-from .orientation import canonical_pair, small_label
+from .orientation import canonical, canonical_pair, small_label
 
 if TYPE_CHECKING:
     from .store import Bank
@@ -54,6 +54,11 @@ def keys_of(pair: ContextPair) -> tuple[str, str]:
     """Return content hashes of image and label that no storage order or label type changes."""
     image, label = canonical_pair(pair)
     return content_key(image.data), content_key(label.data)
+
+
+def image_key(image: Volume) -> str:
+    """Return the content hash by which a bank knows an image."""
+    return content_key(canonical(image).data)
 
 
 def uri_of(bank: Bank, path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,7 @@ class Bank:
         class_id: int | None = None,
         class_name: str = "",
         without: Iterable[str] = (),
+        among: Collection[str] | None = None,
         exact: bool = False,
     ) -> list[Hit]:
         """Find the objects most like a search vector, best first.
@@ -244,10 +245,21 @@ class Bank:
             Only objects of this name, or of none: cohorts may use a value differently.
         without
             Image keys to leave out, such as that of the case itself.
+        among
+            Image keys to keep to; every one of their rows is compared. None for all.
         exact
             Compare with every row, index or not.
         """
-        return self._nearest("vector", vector, k, class_id, class_name, without, exact)
+        conditions = [f"NOT ({text})" for text in _one_of("image_key", without)]
+        if class_id is not None:
+            conditions.append(f"class_id = {int(class_id)}")
+        if class_name:
+            conditions.append(f"(class_name = {_quoted(class_name)} OR class_name = '')")
+        if among is not None:
+            conditions += _one_of("image_key", among) or ["false"]
+            # What an index looks into may hold none of so few.
+            exact = True
+        return self._nearest("vector", vector, k, conditions, exact)
 
     def search_images(self, vector: np.ndarray, k: int = 10, without: Iterable[str] = ()):
         """Find the cases most like a whole image, as `Hit` objects: image-level retrieval.
@@ -255,8 +267,9 @@ class Bank:
         One hit a case, whichever of its objects comes first.
         """
         limit = k
+        conditions = [f"NOT ({text})" for text in _one_of("image_key", without)]
         while True:
-            hits = self._nearest("image_vector", vector, limit, None, "", without, True)
+            hits = self._nearest("image_vector", vector, limit, conditions, True)
             cases = {hit.entry.image_key: hit for hit in reversed(hits)}
             if len(cases) >= k or len(hits) < limit:
                 found = sorted(cases.values(), key=lambda hit: -hit.score)
@@ -268,20 +281,12 @@ class Bank:
         column: str,
         vector: np.ndarray,
         k: int,
-        class_id: int | None,
-        class_name: str,
-        without: Iterable[str],
+        conditions: list[str],
         exact: bool,
     ) -> list[Hit]:
         query = self._table.search(np.asarray(vector, np.float32), vector_column_name=column)
         query = query.distance_type("cosine").limit(k).select([*COLUMNS, "_distance"])
         query = query.bypass_vector_index() if exact else query.nprobes(PROBES)
-        conditions = []
-        if class_id is not None:
-            conditions.append(f"class_id = {int(class_id)}")
-        if class_name:
-            conditions.append(f"(class_name = {_quoted(class_name)} OR class_name = '')")
-        conditions += [f"NOT ({text})" for text in _one_of("image_key", without)]
         if conditions:
             query = query.where(" AND ".join(conditions), prefilter=True)
         rows = query.to_arrow().to_pylist()

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..bank import Bank, Embedder
+    from ..bank import Bank, Embedder, Retrieval
     from ..inference import ContextPair, Volume
 
 
@@ -249,27 +250,67 @@ def bank_pairs(
     Sources that are gone or have changed are told on standard error; the next ones take their
     place.
     """
-    from ..bank import load_pairs, retrieve
+    from ..bank import load_pairs
     from ..bank.retrieval import SPARE
     from ..bank.sources import path_of
 
     bank, embedder = open_bank(options.bank, None, options)
+    found = _retrieve(bank, embedder, target, options.top + SPARE, options.classes)
+    loaded = load_pairs(bank, found.hits, options.top)
+    _tell((*found.problems, *loaded.problems), loaded.pairs)
+    files = [path_of(bank, uri) for entry in loaded.entries for uri in entry.source]
+    return loaded.pairs, files
+
+
+def whole_pairs(
+    bank: "Bank",
+    embedder: "Embedder",
+    targets: list["ContextPair"],
+    top: int,
+    classes: tuple[int, ...] | None,
+) -> list["ContextPair"]:
+    """Return a bank's best ``top`` cases a class for each target, once each, with all labels.
+
+    The targets' own labels are not looked at; problems are told on standard error.
+    """
+    from ..bank.retrieval import SPARE, pick
+    from ..bank.sources import case_of
+
+    found = {}
+    problems = []
+    for target in targets:
+        hits = _retrieve(bank, embedder, target.image, top + SPARE, classes)
+        picked = pick(bank, hits.hits, top)
+        problems += [*hits.problems, *picked.problems]
+        for entry in picked.entries:
+            if entry.image_key not in found:
+                found[entry.image_key] = case_of(bank, entry).read()
+    pairs = list(found.values())
+    _tell(problems, pairs)
+    return pairs
+
+
+def _retrieve(
+    bank: "Bank", embedder: "Embedder", target: "Volume", k: int, classes: tuple[int, ...] | None
+) -> "Retrieval":
+    from ..bank import retrieve
+
     line = ProgressLine()
     try:
-        found = retrieve(
+        return retrieve(
             bank,
             embedder,
             target,
-            options.top + SPARE,
-            classes=options.classes,
+            k,
+            classes=classes,
             progress=lambda done, steps, text: line.show(text),
         )
-        loaded = load_pairs(bank, found.hits, options.top)
     finally:
         line.clear()
-    for problem in (*found.problems, *loaded.problems):
+
+
+def _tell(problems: Iterable[str], pairs: list["ContextPair"]) -> None:
+    for problem in dict.fromkeys(problems):
         print(f"note: {problem}", file=sys.stderr)
-    names = ", ".join(pair.name for pair in loaded.pairs)
+    names = ", ".join(pair.name for pair in pairs)
     print(f"examples from the bank: {names}", flush=True)
-    files = [path_of(bank, uri) for entry in loaded.entries for uri in entry.source]
-    return loaded.pairs, files

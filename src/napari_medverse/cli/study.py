@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from ..errors import MedverseError
+from .bank import open_bank, whole_pairs
 from .options import (
     ProgressLine,
     add_align_options,
@@ -40,9 +42,15 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--context",
         nargs=2,
         action="append",
-        required=True,
+        default=[],
         metavar=("IMAGE", "LABEL"),
         help="a pair to draw from; give it several times",
+    )
+    parser.add_argument(
+        "--bank",
+        metavar="B",
+        help="the bank that nearest and farthest go by; without --context, its cases most like "
+        "each target are the pairs to draw from, as many a class as the largest size",
     )
     parser.add_argument(
         "--sizes",
@@ -67,10 +75,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--similarity",
-        choices=("features", "registration"),
-        default="features",
-        help="what nearest and farthest go by: pooled encoder features, or how well a pair "
-        "registers to the target (default: %(default)s)",
+        choices=("features", "registration", "bank"),
+        help="what nearest and farthest go by: pooled encoder features, how well a pair registers "
+        "to the target, or the search in --bank (default: bank where one is given, else features)",
     )
     parser.add_argument(
         "--leave-one-out",
@@ -101,7 +108,6 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..evaluation.similarity import RegistrationSimilarity
     from ..evaluation.study import Study, StudySettings
     from ..evaluation.study_ledger import Ledger
     from ..evaluation.study_report import Report
@@ -110,6 +116,10 @@ def _run(options: argparse.Namespace) -> None:
     from ..weights import load_model
     from .predict import read_pairs
 
+    if not options.context and not options.bank:
+        raise MedverseError("give pairs to draw from: --context IMAGE LABEL, or --bank B, or both")
+    if options.similarity == "bank" and not options.bank:
+        raise MedverseError("--similarity bank needs --bank B")
     settings = StudySettings(
         sizes=options.sizes,
         repeats=options.repeats,
@@ -126,12 +136,13 @@ def _run(options: argparse.Namespace) -> None:
         line.show("reading the scans")
         targets = read_pairs([(options.target, options.label), *options.also])
         pairs = read_pairs(options.context)
+        opened = open_bank(options.bank, None, options) if options.bank else None
+        if not pairs:
+            pairs = whole_pairs(*opened, targets, max(options.sizes), options.classes)
         line.show(f"loading {options.model}")
         model = load_model(options.model, options.device, options.precision)
         alignments = AlignmentCache(cache_path("alignments"))
-        similarity = None
-        if options.similarity == "registration":
-            similarity = RegistrationSimilarity(options.align, alignments)
+        similarity = _similarity(options, opened, alignments)
         study = Study(
             model,
             targets,
@@ -159,6 +170,18 @@ def _run(options: argparse.Namespace) -> None:
         verdict = "lowers the result" if worth.mean < 0 else "helps"
         print(f"{worth.name}: {verdict} ({worth.mean:+.3f} {report.measures[0]})")
     print("\n".join(str(folder / name) for name in _FILES))
+
+
+def _similarity(options: argparse.Namespace, opened: tuple | None, alignments: Any) -> Any:
+    """Return what ranks pairs; None for the model's own features."""
+    from ..evaluation.similarity import BankSimilarity, RegistrationSimilarity
+
+    chosen = options.similarity or ("features" if opened is None else "bank")
+    if options.sampling == "random" or chosen == "features":
+        return None
+    if chosen == "registration":
+        return RegistrationSimilarity(options.align, alignments)
+    return BankSimilarity(*opened, options.classes)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

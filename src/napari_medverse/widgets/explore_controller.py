@@ -278,6 +278,7 @@ class ExploreController(QObject):
             options | {"classes": chosen} if not with_targets else options,
             settings,
             model.similarity,
+            self._state.retrieval.uri,
             preferences().memory_limit,
         )
 

@@ -20,7 +20,11 @@ SAMPLINGS = {
     "nearest": "most similar to the target",
     "farthest": "as varied as can be",
 }
-SIMILARITIES = {"features": "encoder features", "registration": "registration"}
+SIMILARITIES = {
+    "features": "encoder features",
+    "registration": "registration",
+    "bank": "search in the open bank",
+}
 #: sizes that the first study has
 SIZES = "1, 2, 4, 8"
 

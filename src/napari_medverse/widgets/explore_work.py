@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MedverseError
 from .explore_model import Advice
+from .retrieval_desk import load_embedder
 from .snapshot import FileRef, PairRef, Reference, SnapshotCache
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class Question:
         Of `predict`.
     settings
         Keywords of `StudySettings`.
+    similarity, bank
+        What "nearest" and "farthest" go by; the bank's URI where that is "bank".
+    memory_limit
+        Megabytes for features.
     """
 
     model: str
@@ -51,6 +56,7 @@ class Question:
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     similarity: str = "features"
+    bank: str = ""
     memory_limit: int = 2048
 
 
@@ -278,9 +284,27 @@ def _ledger() -> Any:
 
 
 def _similarity(question: Question, model: Any, alignments: Any, cancel: CancelToken) -> Any:
-    from ..evaluation.similarity import PooledFeatures, RegistrationSimilarity
+    from ..evaluation.similarity import BankSimilarity, PooledFeatures, RegistrationSimilarity
 
     if question.similarity == "registration":
         align = question.options.get("align", "auto")
         return RegistrationSimilarity(align, alignments, cancel)
+    if question.similarity == "bank":
+        bank, embedder = _open_bank(question.bank, model)
+        return BankSimilarity(bank, embedder, question.settings.get("classes"), cancel)
     return PooledFeatures(model)
+
+
+def _open_bank(uri: str, model: Any) -> tuple[Any, Any]:
+    """Return a bank and its embedder: the model's own where the bank belongs to it."""
+    from ..bank import Bank, embedder_for
+
+    if not uri:
+        raise MedverseError(
+            "No bank is open to search in: open one in the Retrieval dock and add the pairs, or "
+            "choose another entry of 'Similar by'."
+        )
+    bank, embedder = Bank.open(uri), embedder_for(model)
+    if embedder.space.fingerprint != bank.space.fingerprint:
+        embedder = load_embedder(bank.space.model)
+    return bank, embedder

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from .snapshot import FileRef, PairRef, Reference
 
 if TYPE_CHECKING:
     from ..bank import AddReport, Bank, Embedder, Entry, Hit, Retrieval
-    from ..bank.retrieval import Picked
     from ..bank.store import BankInfo
 
 Progress = Callable[[int, int, str], None]
@@ -35,10 +35,11 @@ class Annotated:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Hits that serve as context, and the files of each one's case."""
+    """Cases that serve as context: (name, image file, label file), and names of those in use."""
 
-    picked: Picked
-    files: list[tuple[Path, Path]]
+    cases: list[tuple[str, Path, Path]]
+    in_use: list[str]
+    problems: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,15 +128,33 @@ class BankDesk:
             bank, embedder, target.read(), SHOWN, label=start, cancel=cancel, progress=progress
         )
 
-    def pick(self, hits: Mapping[int, list[Hit]], k: int, cancel: CancelToken) -> Chosen:
-        """Choose the best k of each class whose files are as they were."""
+    def pick(
+        self,
+        hits: Mapping[int, list[Hit]],
+        k: int,
+        cancel: CancelToken,
+        used: Iterable[Reference] = (),
+    ) -> Chosen:
+        """Choose the best k of each class whose files are as they were.
+
+        `used` are the images of the context set: a case that shows one of them, whatever file or
+        layer it is in there, is not chosen twice.
+        """
         from ..bank.retrieval import pick
-        from ..bank.sources import case_of
+        from ..bank.sources import case_of, image_key
 
         bank = self._open_bank()
         picked = pick(bank, hits, k, cancel)
-        cases = [case_of(bank, entry) for entry in picked.entries]
-        return Chosen(picked, [(case.image, case.label) for case in cases])
+        known = set()
+        for ref in used:
+            cancel.check()
+            # What cannot be read is none of the bank's cases; its row says what is wrong with it.
+            with suppress(MedverseError):
+                known.add(image_key(ref.read()))
+        new = [entry for entry in picked.entries if entry.image_key not in known]
+        in_use = [entry.case for entry in picked.entries if entry.image_key in known]
+        cases = [case_of(bank, entry) for entry in new]
+        return Chosen([(c.name, c.image, c.label) for c in cases], in_use, picked.problems)
 
     def files(self, entry: Entry) -> tuple[Path, Path]:
         """Return the files of an entry, if they are still what was embedded."""

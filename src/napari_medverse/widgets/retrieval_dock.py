@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
@@ -137,7 +136,7 @@ class RetrievalDock(Dock):
         self.top.valueChanged.connect(lambda value: setattr(self.model, "top", value))
         self.use = QPushButton("Use as context")
         self.use.setToolTip("Add the best cases of each class to the context set")
-        self.use.clicked.connect(lambda: self._attempt(self.model.use, self._take))
+        self.use.clicked.connect(lambda: self._attempt(self._use))
         line = QHBoxLayout()
         line.addWidget(self.preview)
         line.addStretch(1)
@@ -211,8 +210,9 @@ class RetrievalDock(Dock):
             None if start is None else LayerRef.of(start),
         )
 
-    def _take(self, files: list[tuple[str, Path, Path]]) -> None:
-        self.state.context.add_named_files(files)
+    def _use(self) -> None:
+        context = self.state.context
+        self.model.use(context.add_named_files, context.rows)
 
     def _preview(self) -> None:
         if self.model.selected is None:

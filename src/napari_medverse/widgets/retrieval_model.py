@@ -127,19 +127,27 @@ class RetrievalModel:
 
         self._run(work, found, "searching")
 
-    def use(self, take: Callable[[list[tuple[str, Path, Path]]], object]) -> None:
-        """Hand the best `top` of each class to `take`: (name, image file, label file) each."""
+    def use(
+        self, take: Callable[[list[tuple[str, Path, Path]]], object], rows: Sequence[PairRow] = ()
+    ) -> None:
+        """Hand the best `top` of each class to `take`: (name, image file, label file) each.
+
+        Cases whose image is that of one of `rows` are in use already and left out.
+        """
         hits, top = self.hits, self.top
         if not any(hits.values()):
             raise MedverseError("Search first: there are no hits to use.")
 
-        def chosen(result: Chosen) -> None:
-            named = zip(result.picked.entries, result.files, strict=True)
-            take([(entry.case, *files) for entry, files in named])
-            self.line = f"{len(result.files)} cases are in the context set"
-            self.error = " ".join(result.picked.problems)
+        used = [row.source.refs()[0] for row in rows]
 
-        self._run(lambda token, tell: self.desk.pick(hits, top, token), chosen, "looking at files")
+        def chosen(result: Chosen) -> None:
+            take(result.cases)
+            self.line = used_line(result)
+            self.error = " ".join(result.problems)
+
+        self._run(
+            lambda token, tell: self.desk.pick(hits, top, token, used), chosen, "looking at files"
+        )
 
     def show(self, entry: Entry, add: Callable[[Entry, list], object]) -> None:
         """Read the volumes of an entry and hand them to `add` as layer data."""
@@ -240,6 +248,13 @@ def added_line(report: AddReport) -> str:
         if getattr(report, name):
             parts.append(f"{len(getattr(report, name))} {text}")
     return ", ".join(parts)
+
+
+def used_line(result: Chosen) -> str:
+    """Return what came of using hits as context, in a line."""
+    count = len(result.cases)
+    text = f"{count} case{'s' * (count != 1)} added to the context set"
+    return text + (f"; in it already: {', '.join(result.in_use)}" if result.in_use else "")
 
 
 def found_line(result: Retrieval) -> str:
