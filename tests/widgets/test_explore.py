@@ -9,9 +9,11 @@ from widget_kit import specimen
 from conftest import show
 from napari_medverse.bank import embedder_for
 from napari_medverse.errors import MedverseError
+from napari_medverse.paths import CACHE_VARIABLE
 from napari_medverse.widgets.explore_model import ExploreModel, parse_sizes
 from napari_medverse.widgets.marks import is_scratch, role
 from napari_medverse.widgets.retrieval_desk import BankDesk
+from napari_medverse.widgets.settings import preferences
 
 TIMEOUT = 120000
 
@@ -202,11 +204,51 @@ def test_what_is_missing_is_said(dock, viewer, state):
     assert dock.model.state == "idle"
 
 
-def test_an_error_of_the_engine_is_shown(dock, state, qtbot):
+def test_an_error_of_the_engine_is_shown_in_the_dock_and_by_napari(dock, state, qtbot):
+    from napari.utils.notifications import notification_manager
+
     state.preview.model = "broken"
     dock.start.click()
     qtbot.waitUntil(lambda: dock.model.state == "failed", timeout=TIMEOUT)
     assert "damaged" in dock.message.text() and dock.start.isEnabled()
+    told = notification_manager.records[-1]
+    assert told.message.startswith("Explore: weights 'broken' are damaged")
+    assert str(told.severity) == "warning"
+
+
+def test_a_study_and_a_preview_share_the_memory(dock, state, engine, qtbot):
+    """Together they never hold more than the limit, and the study gives its part back."""
+    from napari_medverse.evaluation.study_cache import StudyCache
+
+    engine.preferences = preferences()
+    limit = engine.preferences.memory_limit << 20
+    cache, found = engine.cache, StudyCache(engine.left)
+    for key in range(4):
+        cache.put(key, "", limit // 4, "window outputs", (0,))
+    with engine.sharing():
+        assert engine.cache.nbytes == limit // 2 == engine.left()
+        assert found.put("a", "", limit // 4, "context features", (0,))
+        assert found.put("b", "", limit // 4, "context features", (0,))
+        assert not found.put("c", "", limit // 4, "context features", (0,))
+        cache.clear()
+        assert found.put("c", "", limit // 2, "context features", (0,))
+        # The preview takes up to its half again, and what the study then holds too much goes.
+        for key in range(4):
+            engine.cache.put(key, "", limit // 4, "window outputs", (0,))
+        found.get("a", "context features")
+        assert engine.cache.nbytes == limit // 2 and found.nbytes <= limit // 2
+    assert engine.cache.max_bytes == limit
+    run(dock, qtbot)
+    study = dock.controller._laboratory._study
+    assert study.cache.misses["context features"] and study.cache.nbytes == 0
+    assert study.cache.max_bytes <= limit
+
+
+def test_a_cache_folder_that_cannot_be_made_stops_no_study(dock, tmp_path, monkeypatch, qtbot):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    run(dock, qtbot)
+    assert dock.model.report.complete
 
 
 @pytest.mark.parametrize("suffix", ["csv", "png", "json"])

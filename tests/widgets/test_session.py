@@ -278,9 +278,15 @@ def test_discarded_work_is_gone(filled, monkeypatch, qtbot):
 def test_an_autosave_that_cannot_be_written_is_told(filled, monkeypatch, tmp_path, qtbot):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("NAPARI_MEDVERSE_CACHE", str(tmp_path / "file" / "cache"))
-    with qtbot.waitSignal(filled.session.failed, timeout=TIMEOUT):
-        filled.session.autosave()
+    from napari.utils.notifications import notification_manager
+
+    for _ in range(2):
+        with qtbot.waitSignal(filled.session.failed, timeout=TIMEOUT):
+            filled.session.autosave()
     assert "this cache folder cannot be made" in filled.session.model.error
+    # The Session dock is not open: napari tells, once.
+    told = [n.message for n in notification_manager.records if "cannot be made" in n.message]
+    assert len(told) == 1 and told[0].startswith("Session: ")
 
 
 # ---- what other parts keep

@@ -129,7 +129,8 @@ class Study:
     similarity
         Ranks pairs for "nearest" and "farthest"; pooled encoder features where None.
     cache_bytes
-        Budget for features that are kept; what does not fit is computed again.
+        Budget for features that are kept, or a function that tells it; what does not fit is
+        computed again.
     alignments
         An `AlignmentCache` to share.
 
@@ -147,7 +148,7 @@ class Study:
         settings: StudySettings | None = None,
         *,
         similarity: Similarity | None = None,
-        cache_bytes: int | None = None,
+        cache_bytes: int | Callable[[], int] | None = None,
         alignments=None,
     ) -> None:
         self.model, self.settings = model, settings or StudySettings()

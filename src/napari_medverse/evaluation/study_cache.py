@@ -1,5 +1,6 @@
 """A feature cache that keeps what the subsets of one target share."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ..inference.cache import DEFAULT_BYTES, FeatureCache
@@ -20,7 +21,8 @@ class StudyCache(FeatureCache):
     Parameters
     ----------
     max_bytes
-        Budget; None takes the default of `FeatureCache`.
+        Budget; None takes the default of `FeatureCache`. A function is asked whenever the cache
+        is used: it tells what is left of a budget that is shared.
     alignments
         An `AlignmentCache`, kept from target to target.
 
@@ -30,7 +32,12 @@ class StudyCache(FeatureCache):
         How many features found no room.
     """
 
-    def __init__(self, max_bytes: int | None = None, alignments: Any = None) -> None:
+    def __init__(
+        self, max_bytes: int | Callable[[], int] | None = None, alignments: Any = None
+    ) -> None:
+        self._budget = max_bytes if callable(max_bytes) else None
+        if self._budget is not None:
+            max_bytes = self._budget()
         super().__init__(DEFAULT_BYTES if max_bytes is None else max_bytes)
         self.alignments = alignments
         self.refused = 0
@@ -53,6 +60,11 @@ class StudyCache(FeatureCache):
     def begin_run(self) -> None:
         """Do nothing: the runs of one target are one."""
 
+    def get(self, key, kind: str) -> Any | None:
+        """See `FeatureCache.get`."""
+        self._fit()
+        return super().get(key, kind)
+
     def next_target(self) -> None:
         """Forget the features of the former target."""
         kept = self.alignments
@@ -63,6 +75,11 @@ class StudyCache(FeatureCache):
         """See `FeatureCache.put`; the rank given is of a preview's order and is not used."""
         if kind in _OF_ONE_SUBSET:
             return False
+        self._fit()
         stored = super().put(key, value, nbytes, kind, (kind != _TARGET,))
         self.refused += not stored
         return stored
+
+    def _fit(self) -> None:
+        if self._budget is not None:
+            self.max_bytes = self._budget()

@@ -140,6 +140,7 @@ def candidates(
     similarity: Similarity | None = None,
     cancel: CancelToken | None = None,
     progress: Callable[[int, str], None] | None = None,
+    cache: StudyCache | None = None,
     **options,
 ) -> Iterator[Candidate]:
     """Yield how unsure each scan is and how far from the pairs; see `ranked`.
@@ -152,19 +153,25 @@ def candidates(
         Pooled encoder features where None.
     progress
         Called with (scans done, message).
+    cache
+        Holds the features of one scan at a time; one of its own where None.
     **options
         See `uncertainty`; `stop_level=1` takes a first look at the coarsest level only.
     """
     similarity = PooledFeatures(model) if similarity is None else similarity
+    cache = StudyCache() if cache is None else cache
     for index, scan in enumerate(scans):
         if cancel is not None:
             cancel.check()
+        cache.next_target()
 
         def tell(done: int, count: int, message: str, index=index, scan=scan) -> None:
             if progress is not None:
                 progress(index, f"{scan.name}: {message}")
 
-        found = uncertainty(model, scan, pairs, cancel=cancel, progress=tell, **options)
+        found = uncertainty(
+            model, scan, pairs, cancel=cancel, progress=tell, cache=cache, **options
+        )
         distance = 1.0 - max(similarity.to(scan, pairs))
         yield Candidate(index, scan.name, found.score, distance, found.found)
 

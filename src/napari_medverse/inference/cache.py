@@ -39,7 +39,7 @@ class FeatureCache:
     """
 
     def __init__(self, max_bytes: int = DEFAULT_BYTES) -> None:
-        self.max_bytes = int(max_bytes)
+        self._max_bytes = int(max_bytes)
         self.hits: Counter[str] = Counter()
         self.misses: Counter[str] = Counter()
         self.alignments: Any = None
@@ -49,6 +49,21 @@ class FeatureCache:
         self._run = 0
         self._tick = 0
         self._lock = threading.RLock()
+
+    @property
+    def max_bytes(self) -> int:
+        """Budget for the arrays held; what is over a smaller one is given up at once."""
+        return self._max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, value: int) -> None:
+        with self._lock:
+            self._max_bytes = int(value)
+            if self._nbytes > self._max_bytes:
+                for key in self._least_worthy():
+                    self._discard(key)
+                    if self._nbytes <= self._max_bytes:
+                        break
 
     @property
     def nbytes(self) -> int:
@@ -140,9 +155,8 @@ class FeatureCache:
         if excess <= 0:
             return True
         victims = []
-        for key, entry in sorted(
-            self._entries.items(), key=lambda item: self._worth(item[1]), reverse=True
-        ):
+        for key in self._least_worthy():
+            entry = self._entries[key]
             if not self._stale(entry) and entry.rank <= rank:
                 break
             victims.append(key)
@@ -154,6 +168,10 @@ class FeatureCache:
         for key in victims:
             self._discard(key)
         return True
+
+    def _least_worthy(self) -> list[Hashable]:
+        """Return all keys, those that go first in front."""
+        return sorted(self._entries, key=lambda key: self._worth(self._entries[key]), reverse=True)
 
     def _stale(self, entry: _Entry) -> bool:
         return entry.run < self._run - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ FRAME_INTERVAL = 0.15
 class LocalEngine:
     """Loads weights and predicts on this machine; keeps one model and its feature cache.
 
-    All but `models`, `describe` and `load` is called on the worker's thread only.
+    All but `models`, `describe`, `load`, `sharing` and `left` is called on the worker's thread.
     """
 
     def __init__(self, preferences: Preferences | None = None) -> None:
@@ -32,6 +33,7 @@ class LocalEngine:
         self._model: tuple[tuple, Model] | None = None
         self._described: dict[str, dict[str, Any]] = {}
         self._cache: FeatureCache | None = None
+        self._sharing = False
         self._loading = threading.Lock()
 
     def models(self) -> list[str]:
@@ -139,8 +141,28 @@ class LocalEngine:
             self._cache = FeatureCache()
             # On disk, so that tomorrow's session need not register again.
             self._cache.alignments = AlignmentCache(cache_path("alignments"))
-        self._cache.max_bytes = self.preferences.memory_limit * 2**20
+        self._cache.max_bytes = self._limit // 2 if self._sharing else self._limit
         return self._cache
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Leave at least half of the preferred memory to the cache of other work meanwhile."""
+        self._sharing = True
+        if self._cache is not None:
+            self._cache.max_bytes = self._limit // 2
+        try:
+            yield
+        finally:
+            self._sharing = False
+
+    def left(self) -> int:
+        """Return how many bytes of the preferred memory the previews' cache does not hold."""
+        cache = self._cache
+        return self._limit - (0 if cache is None else cache.nbytes)
+
+    @property
+    def _limit(self) -> int:
+        return self.preferences.memory_limit * 2**20
 
     def release(self) -> None:
         """Give the memory of model and cache back."""

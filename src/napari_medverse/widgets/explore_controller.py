@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, Signal
 
 from ..errors import Cancelled, MedverseError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .state import ViewerState
 
 log = logging.getLogger(__name__)
+TITLE = "Explore"
 _run_ids = itertools.count(1)
 
 
@@ -133,7 +135,7 @@ class ExploreController(QObject):
             return "; ".join((done, *laboratory.notes))
 
         self._targets, self._pairs = question.targets, question.pairs
-        self._begin("starting", work, self.model.finish)
+        self._begin("starting", laboratory, work, self.model.finish)
 
     def restore(self, report: Any) -> None:
         """Show the report of a study that was kept; its scans are not at hand."""
@@ -179,6 +181,7 @@ class ExploreController(QObject):
             raise MedverseError("This prediction is not kept: wait for the study, or cancel it.")
         self._begin(
             f"predicting from {names}",
+            laboratory,
             lambda task: laboratory.prediction(draw, task.cancel, task.tell),
             lambda prediction: (show(prediction), self.model.finish("")),
         )
@@ -213,6 +216,7 @@ class ExploreController(QObject):
 
         self._begin(
             "comparing subsets",
+            laboratory,
             lambda task: laboratory.uncertainty(question, ref, task.cancel, task.tell),
             show,
         )
@@ -242,6 +246,7 @@ class ExploreController(QObject):
 
         self._begin(
             "looking at the scans",
+            laboratory,
             lambda task: laboratory.advice(question, scans, task.cancel, task.tell),
             show,
         )
@@ -279,7 +284,6 @@ class ExploreController(QObject):
             settings,
             model.similarity,
             self._state.retrieval.uri,
-            preferences().memory_limit,
         )
 
     def _truth(self) -> PairRef:
@@ -301,7 +305,9 @@ class ExploreController(QObject):
             self._laboratory = Laboratory(self._state.engine)
         return self._laboratory
 
-    def _begin(self, line: str, work: Work, done: Callable[[Any], None]) -> None:
+    def _begin(
+        self, line: str, laboratory: Laboratory, work: Work, done: Callable[[Any], None]
+    ) -> None:
         self._cancel.cancel()
         task = Task(self._told.emit)
         self._cancel, self._done = task.cancel, done
@@ -309,7 +315,7 @@ class ExploreController(QObject):
         self.model.begin(task.run_id, line)
         self._jobs.submit(
             "explore",
-            lambda: _guarded(work, task),
+            lambda: _guarded(laboratory, work, task),
             lambda result: self._receive(task.run_id, "end", result),
         )
 
@@ -323,24 +329,31 @@ class ExploreController(QObject):
             self.model.begin_report(content)
         elif kind == "outcome":
             self.model.take_in(content)
+        elif isinstance(content, _Failure):
+            self.model.fail(content.text)
+            # A study takes long: by now the user may look at another dock.
+            (show_error if content.unexpected else show_warning)(f"{TITLE}: {content.text}")
         else:
-            error, result = content
-            if error:
-                self.model.fail(error)
-            else:
-                self._done(result)
+            self._done(content)
 
 
-def _guarded(work: Work, task: Task) -> tuple[str, Any]:
-    """Return (what went wrong or "", the result)."""
+@dataclass(frozen=True)
+class _Failure:
+    text: str
+    unexpected: bool = False
+
+
+def _guarded(laboratory: Laboratory, work: Work, task: Task) -> Any:
+    """Return the result, or a `_Failure`."""
     try:
-        return "", work(task)
+        with laboratory.at_work():
+            return work(task)
     except Cancelled:
-        return "cancelled", None
+        return _Failure("cancelled")
     except MedverseError as error:
-        return str(error), None
+        return _Failure(str(error))
     except MemoryError:
-        return "The memory is used up: choose fewer classes, or a smaller scan.", None
+        return _Failure("The memory is used up: choose fewer classes, or a smaller scan.")
     except Exception as error:
         log.exception("exploring failed")
-        return f"{type(error).__name__}: {error}", None
+        return _Failure(f"{type(error).__name__}: {error}", unexpected=True)

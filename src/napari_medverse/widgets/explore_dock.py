@@ -26,6 +26,7 @@ from ..evaluation.study_style import Style
 from .choices import LayerChoice, is_scan
 from .dock import Dock
 from .explore_advice import AdvicePanel
+from .explore_controller import TITLE
 from .explore_model import SAMPLINGS, SIMILARITIES, TARGETS
 from .explore_style import style_of
 from .forms import form
@@ -49,7 +50,7 @@ class ExploreDock(Dock):
         The viewer whose context set is studied.
     """
 
-    title = "Explore"
+    title = TITLE
     least_height = 460
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:

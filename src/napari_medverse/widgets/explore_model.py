@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from psygnal import SignalGroupDescriptor
 
 from ..errors import MedverseError
+from .progress import Progress
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -51,7 +52,7 @@ class Advice:
 
 
 @dataclass(eq=False)
-class ExploreModel:
+class ExploreModel(Progress):
     """Settings and results of one viewer's Explore dock; every field has an event.
 
     Attributes
@@ -77,10 +78,6 @@ class ExploreModel:
         Counts what came in; rises whenever the report has changed.
     advice
         Scans to annotate next, the most worthy first.
-    state
-        "idle", "running", "done" or "failed".
-    line, fraction, error
-        Progress in words and from 0 to 1; what went wrong last.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -98,11 +95,6 @@ class ExploreModel:
     report: Report | None = field(default=None, repr=False)
     results: int = 0
     advice: tuple[Advice, ...] = ()
-    state: str = "idle"
-    line: str = ""
-    fraction: float = 0.0
-    error: str = ""
-    run_id: int = 0
 
     def settings(self, **options: Any) -> dict[str, Any]:
         """Return the settings of a study as keywords; `options` are those of `predict`.
@@ -120,20 +112,6 @@ class ExploreModel:
             "surface": self.surface,
             "options": options,
         }
-
-    def begin(self, run_id: int, line: str) -> None:
-        """Note that work was asked for."""
-        self.run_id = run_id
-        self.error = ""
-        self.fraction = 0.0
-        self.line = line
-        self.state = "running"
-
-    def advance(self, line: str, fraction: float | None = None) -> None:
-        """Note how far the work is."""
-        self.line = line
-        if fraction is not None:
-            self.fraction = fraction
 
     def begin_report(self, report: Report) -> None:
         """Note that a study has begun; choose a class and a measure that it has."""
@@ -155,20 +133,6 @@ class ExploreModel:
         self.fraction = 1.0
         self.line = line
         self.state = "done"
-
-    def fail(self, message: str) -> None:
-        """Note an error; nothing runs any more."""
-        self.error = message
-        self.line = ""
-        self.fraction = 0.0
-        self.state = "failed"
-
-    def rest(self, line: str = "") -> None:
-        """Note that nothing runs; results stay."""
-        self.error = ""
-        self.line = line
-        self.fraction = 0.0
-        self.state = "idle"
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:

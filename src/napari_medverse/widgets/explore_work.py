@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,9 +47,7 @@ class Question:
     settings
         Keywords of `StudySettings`.
     similarity, bank
-        What "nearest" and "farthest" go by; the bank's URI where that is "bank".
-    memory_limit
-        Megabytes for features.
+        What "nearest" and "farthest" go by; the URI of the bank that is open, if any.
     """
 
     model: str
@@ -57,7 +57,6 @@ class Question:
     settings: Mapping[str, Any] = field(default_factory=dict)
     similarity: str = "features"
     bank: str = ""
-    memory_limit: int = 2048
 
 
 class Laboratory:
@@ -75,6 +74,16 @@ class Laboratory:
         self._study: Study | None = None
         self._plan_notes: tuple[str, ...] = ()
         self._kept: dict[str, Prediction] = {}
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Share the preferred memory with previews, and give features back at the end."""
+        with self.engine.sharing():
+            try:
+                yield
+            finally:
+                if self._study is not None:
+                    self._study.cache.next_target()
 
     def study(
         self, question: Question, cancel: CancelToken, tell: Tell
@@ -98,7 +107,7 @@ class Laboratory:
             pairs,
             settings,
             similarity=ranking,
-            cache_bytes=question.memory_limit << 20,
+            cache_bytes=self.engine.left,
             alignments=alignments,
         )
         tell(0, "choosing subsets")
@@ -159,7 +168,7 @@ class Laboratory:
             pairs,
             cancel=cancel,
             progress=lambda done, count, line: tell(done / count, line),
-            cache=self._cache(question),
+            cache=self._cache(),
             **question.options,
         )
 
@@ -180,6 +189,7 @@ class Laboratory:
             self._readable(scans, used, tell),
             pairs,
             similarity=_similarity(question, model, self._alignments(), cancel),
+            cache=self._cache(),
             cancel=cancel,
             progress=lambda done, line: tell(done / max(len(scans), 1), line),
             stop_level=1,
@@ -236,10 +246,10 @@ class Laboratory:
 
         return AlignmentCache(cache_path("alignments"))
 
-    def _cache(self, question: Question) -> Any:
+    def _cache(self) -> Any:
         from ..evaluation.study_cache import StudyCache
 
-        return StudyCache(question.memory_limit << 20, self._alignments())
+        return StudyCache(self.engine.left, self._alignments())
 
 
 def scans_in(folder: str | Path, but: set[Path]) -> list[FileRef]:
@@ -278,9 +288,10 @@ def _ledger() -> Any:
     from ..paths import cache_folder
 
     try:
-        return Ledger(cache_folder("studies"))
-    except OSError:
+        folder = cache_folder("studies")
+    except MedverseError:
         return Ledger()
+    return Ledger(folder if os.access(folder, os.W_OK) else None)
 
 
 def _similarity(question: Question, model: Any, alignments: Any, cancel: CancelToken) -> Any:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from psygnal import SignalGroupDescriptor
 
+from .progress import Progress
+
 if TYPE_CHECKING:
     from napari.layers import Image
 
@@ -50,7 +52,7 @@ class Result:
 
 
 @dataclass(eq=False)
-class PreviewModel:
+class PreviewModel(Progress):
     """Settings and state of one viewer's preview; every field has an event.
 
     Attributes
@@ -77,10 +79,6 @@ class PreviewModel:
         Compute the windows that meet the slice in view first.
     show
         "labels" or "probability".
-    state
-        "idle", "waiting", "running", "done" or "failed".
-    line, fraction, error
-        Progress in words and from 0 to 1; what went wrong last.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -99,11 +97,6 @@ class PreviewModel:
     strategy_source: str = ""
     view_first: bool = True
     show: str = "labels"
-    state: str = "idle"
-    line: str = ""
-    fraction: float = 0.0
-    error: str = ""
-    run_id: int = 0
     ready: Result | None = field(default=None, repr=False)
 
     @property
@@ -111,20 +104,10 @@ class PreviewModel:
         """Whether the preview on screen is final and of the present settings."""
         return self.ready is not None and self.state == "done"
 
-    def begin(self, run_id: int) -> None:
-        """Note that a run was asked for."""
-        self.run_id = run_id
-        self.error = ""
+    def begin(self, run_id: int, line: str = "starting") -> None:
+        """Note that a run was asked for; what was ready is no longer."""
         self.ready = None
-        self.fraction = 0.0
-        self.state = "running"
-        self.line = "starting"
-
-    def advance(self, line: str, fraction: float | None = None) -> None:
-        """Note how far the run is."""
-        self.line = line
-        if fraction is not None:
-            self.fraction = fraction
+        super().begin(run_id, line)
 
     def finish(self, result: Result) -> None:
         """Note that the final frame is there."""
@@ -132,17 +115,7 @@ class PreviewModel:
         self.ready = result
         self.state = "done"
 
-    def fail(self, message: str) -> None:
-        """Note an error; nothing runs any more."""
-        self.error = message
-        self.line = ""
-        self.fraction = 0.0
-        self.state = "failed"
-
     def rest(self, line: str = "") -> None:
         """Note that nothing runs and nothing is ready."""
-        self.error = ""
         self.ready = None
-        self.line = line
-        self.fraction = 0.0
-        self.state = "idle"
+        super().rest(line)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from napari.utils.notifications import show_info
+from napari.utils.notifications import show_info, show_warning
 from pydantic import JsonValue, ValidationError
 from qtpy.QtCore import QObject, QTimer, Signal
 
@@ -326,12 +326,18 @@ class SessionController(QObject):
         def deliver(result: Any) -> None:
             if isinstance(result, MedverseError):
                 self.model.busy, self.model.line = False, ""
-                self.model.error = str(result)
+                self._tell_failure(str(result))
                 self.failed.emit()
             else:
                 done(result)
 
         self.files.submit(key, outcome, deliver)
+
+    def _tell_failure(self, text: str) -> None:
+        # An autosave that fails every five minutes is told of once.
+        if text != self.model.error and TITLE not in self._state.open_docks:
+            show_warning(f"{TITLE}: {text}")
+        self.model.error = text
 
 
 def _now() -> str:
