@@ -39,6 +39,25 @@ def test_a_stroke_in_the_window_changes_the_preview(live, viewer, qtbot):
     assert viewer.layers.selection.active is label and label.mode == "paint"
 
 
+def test_all_docks_fit_into_the_window(viewer, qtbot):
+    """As the Plugins menu opens them: napari stacks docks, and would make the window higher."""
+    viewer.show()
+    viewer.window.resize(1400, 900)
+    frames = []
+    for title in ("Context set", "Live preview", "Explore", "Retrieval", "Session"):
+        frame, dock = viewer.window.add_plugin_dock_widget("napari-medverse", title)
+        frames.append(frame)
+        qtbot.waitUntil(dock.isVisible, timeout=TIMEOUT)
+        qtbot.wait(50)
+        assert dock.window().height() == 900
+        if len(frames) == 2:
+            # The lower one has what it asks for, the upper one the rest.
+            assert abs(frame.height() - frame.minimumSizeHint().height()) < 30
+            assert frames[0].height() > frames[0].minimumSizeHint().height() + 100
+    tabs = dock.window().tabifiedDockWidgets(frames[-1])
+    assert tabs == frames[1:-1] and not dock.visibleRegion().isEmpty()
+
+
 def test_closing_the_dock_ends_the_worker(live, viewer, preview_dock, engine, qtbot):
     engine.gate.clear()
     preview_dock.once.click()

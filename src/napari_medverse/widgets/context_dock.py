@@ -39,6 +39,8 @@ class ContextSetDock(Dock):
     """
 
     title = "Context set"
+    # Little, so that other docks have room beneath; alone or over a small one it gets more.
+    least_height = 210
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__(viewer)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QShowEvent
 from qtpy.QtWidgets import (
     QFrame,
     QLabel,
@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 from ..errors import MedverseError
 from .binding import Bindings
 from .marks import unwrapped
+from .placing import become_tab, share_column
 from .state import ViewerState, state_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Dock(QWidget):
         self.state: ViewerState = state_of(viewer)
         self.bindings = Bindings()
         self._token = id(self)
-        self._was_docked = False
+        self._was_docked = self._placed = False
         self.setMinimumWidth(330)
         self.column = self._scrolling_column()
         self.message = QLabel()
@@ -80,9 +81,12 @@ class Dock(QWidget):
         return self._content.sizeHint()
 
     def minimumSizeHint(self) -> QSize:
-        # A scroll area would ask for little, and docks in one column get what they ask for.
-        height = min(self._content.sizeHint().height() + ROOM_FOR_LINES, self.least_height)
-        return QSize(self._content.minimumSizeHint().width(), height)
+        width, height = self._content.minimumSizeHint().width(), 0
+        if self._placed:
+            # A scroll area would ask for little, and docks in one column get what they ask for.
+            # Before it has its place a dock asks for nothing, or else the window would grow.
+            height = min(self._content.sizeHint().height() + ROOM_FOR_LINES, self.least_height)
+        return QSize(width, height)
 
     def event(self, event: QEvent) -> bool:
         if event.type() == QEvent.Type.ParentChange:
@@ -92,6 +96,14 @@ class Dock(QWidget):
                 _released(self.state, self._token, self.bindings)
                 self.deleteLater()
         return super().event(event)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        if not self._placed:
+            become_tab(self)
+            self._placed = True
+            self.updateGeometry()
+            share_column(self)
 
     def say(self, text: str, problem: bool = False) -> None:
         """Show a line at the dock's end; an empty text hides it."""
