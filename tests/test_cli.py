@@ -250,6 +250,23 @@ def test_evaluate_names_what_is_wrong(tmp_path, weights, capsys):
     assert "image task 'sing' is unknown" in told
 
 
+def test_evaluate_tells_what_retrieval_is_worth(tmp_path, weights, capsys):
+    data = annotated_folder(tmp_path / "boxes")
+    arguments = ["evaluate", "--retrieval", "--data", str(data), "--out", str(tmp_path / "out")]
+    arguments += ["--contexts", "1", "--draws", "1", "--targets", "1", "--align", "none"]
+    assert main([*arguments, "--model", str(weights)]) == 0
+    assert "1 pairs a class, retrieved against random" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "retrieval.json").read_text())["comparison"]
+
+
+def test_evaluate_wants_scans_and_options_that_belong_together(weights, capsys):
+    assert "give scans: --data DIR" in fails(capsys, "evaluate", "--model", weights)
+    arguments = ("evaluate", "--data", "x", "--model", weights)
+    assert "are for --retrieval" in fails(capsys, *arguments, "--side", "9")
+    told = fails(capsys, *arguments, "--retrieval", "--align", "none,auto")
+    assert "one --align at a time" in told
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_debug_shows_where_the_error_came_from(tmp_path, files, place):
     arguments = ["predict", *files, "--out", str(tmp_path / "out.tif")]

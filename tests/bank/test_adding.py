@@ -224,7 +224,7 @@ class Sure:
         self.inner, self.space = embedder, embedder.space
         self.embed, self.embed_image = embedder.embed, embedder.embed_image
 
-    def first_mask(self, target, reference, tasks, cancel=None, progress=None):
+    def first_mask(self, target, reference, tasks, **options):
         return np.where(np.isin(reference().label.data, list(tasks)), reference().label.data, 0)
 
 

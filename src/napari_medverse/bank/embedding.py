@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import MedverseError
-from ..inference import CancelToken, ContextPair, Volume
+from ..inference import ContextPair, Volume
 from ..inference.frames import resolve_labels
 from ..inference.normalise import measure
 from ..inference.strategies import search_vector
@@ -83,8 +83,7 @@ class Embedder(Protocol):
         target: Volume,
         reference: Callable[[], ContextPair],
         tasks: Mapping[int, np.ndarray],
-        cancel: CancelToken | None = None,
-        progress: Callable[[int, int, str], None] | None = None,
+        **options: Any,
     ) -> np.ndarray:
         """Return rough labels of a target by the example of one reference.
 
@@ -94,6 +93,8 @@ class Embedder(Protocol):
             Reads the reference; not called where its task embeddings are enough.
         tasks
             The reference's task embedding by class.
+        **options
+            `cancel`, `progress` and `cache`, as `predict` takes them.
 
         Returns
         -------
@@ -201,14 +202,12 @@ class FeatureEmbedder(_Looking):
         target: Volume,
         reference: Callable[[], ContextPair],
         tasks: Mapping[int, np.ndarray],
-        cancel: CancelToken | None = None,
-        progress: Callable[[int, int, str], None] | None = None,
+        **options: Any,
     ) -> np.ndarray:
         from ..inference import predict
 
-        options: dict[str, Any] = {"classes": tuple(tasks), "cancel": cancel, "progress": progress}
         # Registration makes up for there being one example only.
-        return predict(self.model, target, [reference()], **options).labels
+        return predict(self.model, target, [reference()], tuple(tasks), **options).labels
 
     def _maps(self, image: Tensor) -> tuple[Tensor, ...]:
         features = self.model.network.encode_target(image)
@@ -252,8 +251,7 @@ class IrisEmbedder(_Looking):
         target: Volume,
         reference: Callable[[], ContextPair],
         tasks: Mapping[int, np.ndarray],
-        cancel: CancelToken | None = None,
-        progress: Callable[[int, int, str], None] | None = None,
+        **options: Any,
     ) -> np.ndarray:
         # The kept embeddings say it all: the reference's volumes are not needed (section 3.3).
         network = self.model.network

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import MedverseError
-from ..inference import CancelToken, ContextPair, Volume
+from ..inference import CancelToken, ContextPair, FeatureCache, Volume
 from .entry import Entry, Hit
 from .sources import Verdict, case_of, image_key, read_source, verify_entry
 
@@ -83,6 +83,7 @@ def retrieve(
     among: Collection[str] | None = None,
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
+    cache: FeatureCache | None = None,
 ) -> Retrieval:
     """Find the objects most like those of a target, class by class.
 
@@ -103,6 +104,9 @@ def retrieve(
         Leave out cases whose image is the target itself.
     among
         Image keys to which hits are limited; the first reference is not.
+    cancel, progress, cache
+        As `predict` takes them. With the same cache a prediction need not register the first
+        reference again.
 
     Raises
     ------
@@ -120,7 +124,7 @@ def retrieve(
     if label is None:
         tell(0, 1, "looking for a first reference")
         label, reference, names, problems = _first_mask(
-            bank, embedder, target, without, names, classes, cancel, progress
+            bank, embedder, target, without, names, classes, cancel, progress, cache
         )
     mask = label if isinstance(label, Volume) else Volume(np.asarray(label), target.affine)
     pair = ContextPair(target, mask, target.name, task="labels")
@@ -253,6 +257,7 @@ def _first_mask(
     classes: Iterable[int] | None,
     cancel: CancelToken,
     progress: Progress | None,
+    cache: FeatureCache | None,
 ) -> tuple[np.ndarray, Entry, dict[int, str], tuple[str, ...]]:
     near = bank.search_images(embedder.embed_image(target), SPARE, without)
     if not near:
@@ -270,7 +275,12 @@ def _first_mask(
         )
         try:
             mask = embedder.first_mask(
-                target, lambda e=hit.entry: read_source(bank, e), tasks, cancel, progress
+                target,
+                lambda e=hit.entry: read_source(bank, e),
+                tasks,
+                cancel=cancel,
+                progress=progress,
+                cache=cache,
             )
         except MedverseError as error:
             problems.append(str(error))

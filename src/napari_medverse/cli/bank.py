@@ -19,7 +19,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..bank import Bank, Embedder, Retrieval
-    from ..inference import ContextPair, Volume
+    from ..inference import ContextPair, FeatureCache, Volume
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -243,11 +243,12 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def bank_pairs(
-    options: argparse.Namespace, target: "Volume"
+    options: argparse.Namespace, target: "Volume", cache: "FeatureCache"
 ) -> tuple[list["ContextPair"], list[Path]]:
     """Return the best ``--top`` pairs a class of ``--bank`` for a target, and their files.
 
-    Sources that are gone or have changed are told on standard error; the next ones take their
+    What is registered on the way is kept in the cache, for the prediction. Sources that are gone or
+    have changed are told on standard error; the next ones take their
     place.
     """
     from ..bank import load_pairs
@@ -255,7 +256,7 @@ def bank_pairs(
     from ..bank.sources import path_of
 
     bank, embedder = open_bank(options.bank, None, options)
-    found = _retrieve(bank, embedder, target, options.top + SPARE, options.classes)
+    found = _retrieve(bank, embedder, target, options.top + SPARE, options.classes, cache)
     loaded = load_pairs(bank, found.hits, options.top)
     _tell((*found.problems, *loaded.problems), loaded.pairs)
     files = [path_of(bank, uri) for entry in loaded.entries for uri in entry.source]
@@ -291,7 +292,12 @@ def whole_pairs(
 
 
 def _retrieve(
-    bank: "Bank", embedder: "Embedder", target: "Volume", k: int, classes: tuple[int, ...] | None
+    bank: "Bank",
+    embedder: "Embedder",
+    target: "Volume",
+    k: int,
+    classes: tuple[int, ...] | None,
+    cache: "FeatureCache | None" = None,
 ) -> "Retrieval":
     from ..bank import retrieve
 
@@ -304,6 +310,7 @@ def _retrieve(
             k,
             classes=classes,
             progress=lambda done, steps, text: line.show(text),
+            cache=cache,
         )
     finally:
         line.clear()

@@ -2,9 +2,13 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..errors import MedverseError
 from .options import add_model_options, class_values, output_folder, positive
+
+if TYPE_CHECKING:
+    from ..evaluation.evaluate import Report
 
 _BASELINES = {
     "copy": "label copy",
@@ -22,29 +26,32 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="measure weights on folders of annotated scans",
         description="Predict every scan from random draws of the others and compare with its own "
         "label, beside baselines on the same pairs. DIR, or each folder in it, holds images and "
-        "labels of the same names (images/ and labels/, or nnU-Net's imagesTr/ and labelsTr/).",
+        "labels of the same names (images/ and labels/, or nnU-Net's imagesTr/ and labelsTr/). "
+        "With --retrieval, the scans fill a bank, and the pairs it picks for those left out of it "
+        "are compared with random pairs.",
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder(s) of scans")
-    parser.add_argument("--out", metavar="DIR", help="for evaluation.json (default: table only)")
+    parser.add_argument("--data", metavar="DIR", help="folder(s) of scans")
+    parser.add_argument("--out", metavar="DIR", help="for a JSON file (default: table only)")
     parser.add_argument(
         "--contexts",
         type=class_values,
-        default=(1, 2, 4, 8),
         metavar="1,2",
-        help="context sizes (default: 1,2,4,8)",
+        help="context sizes (default: 1,2,4,8; pairs a class for --retrieval: 1,2,4)",
     )
     parser.add_argument(
         "--draws", type=positive, default=2, help="draws of pairs a scan (default: %(default)s)"
     )
     parser.add_argument(
-        "--targets", type=positive, metavar="N", help="at most N scans a folder (default: all)"
+        "--targets",
+        type=positive,
+        metavar="N",
+        help="at most N scans a folder (default: all; --retrieval: N in all, 10)",
     )
     parser.add_argument(
         "--align",
         type=_names,
-        default=("none", "auto"),
         metavar="A,B",
-        help="one or several of none, rigid, affine, auto (default: none,auto)",
+        help="one or several of none, rigid, affine, auto (default: none,auto; --retrieval: auto)",
     )
     parser.add_argument(
         "--baselines",
@@ -66,35 +73,84 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--groups", metavar="FILE", help="JSON: which label values make a structure"
     )
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
+    bank = parser.add_argument_group("What retrieval is worth")
+    bank.add_argument(
+        "--retrieval",
+        action="store_true",
+        help="compare pairs picked by a bank of the scans with random ones and with all",
+    )
+    bank.add_argument(
+        "--made-up",
+        type=positive,
+        metavar="N",
+        help="N random anatomies, 6 scans of 64 voxels a side each, join those of --data",
+    )
+    bank.add_argument(
+        "--side", type=positive, metavar="N", help="average scans down to N voxels a side"
+    )
+    bank.add_argument(
+        "--most", type=positive, metavar="N", help="'all' pairs are at most N a class (drawn)"
+    )
     add_model_options(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..evaluation.evaluate import Settings, evaluate
-    from ..weights import load_model
+    if not options.data and not (options.retrieval and options.made_up):
+        raise MedverseError("give scans: --data DIR, or --made-up N with --retrieval")
+    print((_retrieval if options.retrieval else _evaluation)(options).table())
 
-    chosen = {} if options.image_tasks is None else {"image_tasks": options.image_tasks}
+
+def _evaluation(options: argparse.Namespace) -> "Report":
+    from ..evaluation.evaluate import Settings, evaluate
+
+    if options.made_up or options.side or options.most:
+        raise MedverseError("--made-up, --side and --most are for --retrieval")
     settings = Settings(
-        contexts=options.contexts,
-        draws=options.draws,
         targets=options.targets,
-        align=options.align,
         baselines=options.baselines,
         surface=options.surface,
-        seed=options.seed,
-        **chosen,
+        **_given(options, "contexts", "align", "image_tasks", "draws", "seed"),
     )
-    folder = None if options.out is None else output_folder(options.out)
-    report = evaluate(
-        options.data,
-        folder,
-        load_model(options.model, options.device, options.precision),
-        groups=options.groups,
-        settings=settings,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+    return evaluate(options.data, groups=options.groups, settings=settings, **_run_options(options))
+
+
+def _retrieval(options: argparse.Namespace) -> "Report":
+    from ..evaluation.cohorts import cohorts_in
+    from ..evaluation.datasets import read_specs
+    from ..evaluation.made_up import made_up_cohorts
+    from ..evaluation.retrieval import RetrievalSettings, evaluate_retrieval
+
+    if options.align is not None and len(options.align) > 1:
+        raise MedverseError("--retrieval takes one --align at a time")
+    settings = RetrievalSettings(
+        most=options.most,
+        **({"sizes": options.contexts} if options.contexts else {}),
+        **({"align": options.align[0]} if options.align else {}),
+        **_given(options, "targets", "draws", "seed"),
     )
-    print(report.table())
+    cohorts = []
+    if options.data:
+        groups = read_specs(options.groups) if options.groups else None
+        cohorts += cohorts_in(options.data, groups, options.side)
+    if options.made_up:
+        cohorts += made_up_cohorts(options.made_up, seed=options.seed)
+    return evaluate_retrieval(cohorts, settings=settings, **_run_options(options))
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options that were given; the others keep the settings' own defaults."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _run_options(options: argparse.Namespace) -> dict[str, Any]:
+    from ..weights import load_model
+
+    return {
+        "out": None if options.out is None else output_folder(options.out),
+        "model": load_model(options.model, options.device, options.precision),
+        "say": lambda line: print(line, file=sys.stderr, flush=True),
+    }
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -83,10 +83,14 @@ def _run(options: argparse.Namespace) -> None:
     for path in outputs:
         check_output(path, inputs)
     target, pairs = read_inputs(options.target, options.context)
+    from ..inference import FeatureCache
+
+    # It keeps alignments; features are used once.
+    cache = FeatureCache(max_bytes=0)
     if options.bank:
         from .bank import bank_pairs
 
-        retrieved, files = bank_pairs(options, target)
+        retrieved, files = bank_pairs(options, target, cache)
         pairs, inputs = [*pairs, *retrieved], [*inputs, *files]
 
     from .run import predict_with_progress
@@ -99,6 +103,7 @@ def _run(options: argparse.Namespace) -> None:
         levels=options.levels,
         mini_context=options.mini_context,
         strategy=strategy,
+        cache=cache,
     )
     write_result(Path(options.out), prediction, target, inputs)
     if options.probability:

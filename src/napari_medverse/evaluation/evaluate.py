@@ -156,7 +156,7 @@ def evaluate(
     if groups is not None and not isinstance(groups, dict):
         groups = read_specs(groups)
     say = say or (lambda line: None)
-    report = Report(about=_about(model, data, settings, options))
+    report = Report(about=about_run(model, data, settings, options))
     for dataset in find_datasets(data, at_least=2):
         run = _Run(dataset, model, settings, cancel, say, options)
         spec = (groups or {}).get(dataset.name) or every_value(dataset, run.pairs)
@@ -354,7 +354,7 @@ class _Run:
         return [int(i) for i in rng.permutation(len(self.pairs)) if i != target]
 
 
-def _about(model, data: Path | str, settings: Settings, options: dict) -> dict:
+def about_run(model, data: Path | str, settings, options: dict) -> dict:
     return {
         "model": model.name,
         "kind": model.kind,
