@@ -22,6 +22,10 @@ _CT = {
     "bone": (0.85, 0.12),
     "dense": (1.10, 0.15),
 }
+# Share of CT episodes whose soft tissues are nearly as dark as air (a wide window, a dried
+# specimen), and what is left of their intensity there.
+_FAINT = 0.35
+_FAINTNESS = (0.02, 0.4)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,12 +61,15 @@ def random_appearance(
     # in many a real scan soft tissues hardly differ, and place tells more than intensity
     level = float(rng.uniform(0.3, 0.9))
     flat = float(rng.uniform(0.02, 0.15)) if rng.random() < 0.5 else 0.0
+    faint = float(rng.uniform(*_FAINTNESS)) if family == "ct" and rng.random() < _FAINT else 1.0
     mean, grain, shade = [], [], []
     for structure in anatomy.structures:
         if structure.appearance not in looks:
             m, g, s = _look(rng, family, structure.tissue, contrast)
             if flat and family != "ct" and structure.tissue in ("soft", "marrow"):
                 m = float(rng.normal(level, flat))
+            if structure.tissue not in ("air", "bone", "dense"):
+                m *= faint
             looks[structure.appearance] = (m, g, s)
         m, g, s = looks[structure.appearance]
         mean.append(m)

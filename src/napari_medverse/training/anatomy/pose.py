@@ -22,8 +22,13 @@ from napari_medverse.training.anatomy.noise import (
 
 PoseMode = Literal["aligned", "mild", "strong"]
 
-# standard deviations: rotation in degrees, translation and scale as parts of the field of view
-_SPREAD = {"aligned": (3.0, 0.025, 0.03), "mild": (14.0, 0.08, 0.08), "strong": (0.0, 0.10, 0.10)}
+# standard deviations: rotation in degrees, translation and scale as parts of the field of view, and
+# stretch of each axis, since unaligned specimens are resized to one field of view, as in the papers
+_SPREAD = {
+    "aligned": (3.0, 0.025, 0.03, 0.01),
+    "mild": (14.0, 0.08, 0.08, 0.06),
+    "strong": (0.0, 0.12, 0.10, 0.10),
+}
 # Bounds of the residual error of "aligned" specimens, in units of the spread.
 _RESIDUAL = (0.1, 1.6)
 # Share of episodes in which all views are about one place of the anatomy however they are turned.
@@ -60,7 +65,7 @@ def episode_poses(
     stretch = np.exp(rng.normal(0, 0.1, 3))
     zoom = zoom * anatomy.reach
     centre = _view_centre(rng, anatomy, zoom)
-    degrees, shift, grow = _SPREAD[mode]
+    degrees, shift, grow, widen = _SPREAD[mode]
     looseness = rng.uniform(0.3, 1.8)
     if mode == "aligned":
         looseness = float(np.exp(rng.uniform(*np.log(_RESIDUAL))))
@@ -73,7 +78,7 @@ def episode_poses(
     follow = rng.random() < _FOLLOW
     poses = []
     for turn in turns:
-        scale = np.exp(rng.normal(0, grow * looseness)) * np.exp(rng.normal(0, grow / 3, 3))
+        scale = np.exp(rng.normal(0, grow * looseness)) * np.exp(rng.normal(0, widen, 3))
         matrix = zoom * (turn @ base) @ np.diag(stretch * scale)
         seen = centre if follow else _same_place(anatomy, centre, turn @ turns[0].T)
         offset = seen + zoom * rng.normal(0, shift * looseness, 3)
