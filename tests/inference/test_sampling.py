@@ -69,7 +69,7 @@ def test_trilinear_and_nearest_are_torch_s(volume, shape):
     assert torch.equal(out, F.interpolate(tensor, shape, mode="nearest")[0, 0])
 
 
-@pytest.mark.parametrize("mode", ["area", "trilinear", "nearest"])
+@pytest.mark.parametrize("mode", ["area", "voxel", "trilinear", "nearest"])
 def test_a_window_is_the_whole_cut_out(volume, mode):
     matrix = scale_and_shift((0.7, 1.6, 2.3), (0.3, 0.9, 1.1))
     full = sample(volume, as_float, matrix, whole((20, 14, 12)), mode)
@@ -127,6 +127,20 @@ def test_rotated_reading_follows_the_map():
     away = matrix.copy()
     away[0, 3] = 500
     assert not sample(ramp, as_float, away, whole((10, 10, 10)), "area").any()
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.3])
+def test_voxels_keep_their_noise_where_the_grid_is_as_fine_and_are_averaged_where_coarser(tilt):
+    noise = np.random.default_rng(0).standard_normal((40, 40, 40)).astype(np.float32)
+
+    def spread(scale, mode):
+        matrix = scale_and_shift((scale,) * 3, (8.4, 8.4, 8.4))
+        matrix[0, 1], matrix[1, 0] = tilt, -tilt
+        return float(sample(noise, as_float, matrix, whole((10, 10, 10)), mode).std())
+
+    assert spread(1.0, "area") < 0.7
+    assert spread(1.0, "voxel") == pytest.approx(1.0, abs=0.1)
+    assert spread(2.0, "voxel") == pytest.approx(spread(2.0, "area"))
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.2])

@@ -1,5 +1,7 @@
 """The head of image tasks: its candidates, their mixture, and the label beside them."""
 
+import math
+
 import pytest
 import torch
 
@@ -19,17 +21,61 @@ def choose(number: int) -> torch.Tensor:
     return raw
 
 
-def test_each_candidate_can_be_chosen_alone():
+def test_each_candidate_can_be_preferred_within_reach():
     target = smooth_image()
-    coarse = target + 0.07
+    coarse, label = target + 0.07, target.flip(2)
+    # Independent errors, alike once all but the target are distrusted: equal weights to start from.
+    gram = 0.01 * torch.eye(mixing.CANDIDATES)[None]
+    gram[:, 0, 0] *= 2
+    trial = mixing.Trial(gram, label)
     expected = [target, torch.full_like(target, 0.4), coarse, *mixing.filtered(target)]
+    expected += [label, *mixing.compared(target, label)]
     assert len(expected) == mixing.CANDIDATES
+    even = torch.cat(expected, dim=1).mean(dim=1, keepdim=True)
     for number, image in enumerate(expected):
-        torch.testing.assert_close(mixing.mix(target, choose(number), None, coarse), image)
-    # Without a coarse prediction there is none to choose.
-    even = mixing.mix(target, choose(2))
-    others = torch.cat([*expected[:2], *expected[3:]], dim=1)
-    torch.testing.assert_close(even, others.mean(dim=1, keepdim=True))
+        mixed = mixing.mix(target, choose(number), trial, coarse)
+        share = 1 / (1 + (mixing.CANDIDATES - 1) * math.exp(-2))
+        others = (even * mixing.CANDIDATES - image) / (mixing.CANDIDATES - 1)
+        torch.testing.assert_close(mixed, share * image + (1 - share) * others, atol=5e-3, rtol=0)
+
+
+def test_what_is_not_there_is_not_mixed_in():
+    """No coarse prediction, no pairs: what needs them has no share."""
+    target = smooth_image()
+    raw = torch.zeros(1, mixing.OUTPUTS, 16, 16, 16)
+    there = [target, torch.full_like(target, 0.5), *mixing.filtered(target)]
+    expected = torch.cat(there, dim=1).mean(dim=1, keepdim=True)
+    torch.testing.assert_close(mixing.mix(target, raw), expected)
+
+
+def test_stacking_finds_the_weights_of_least_error():
+    generator = torch.Generator().manual_seed(0)
+    errors = torch.randn(mixing.CANDIDATES, 500, generator=generator)
+    errors[3] = 0.5 * errors[0] + 0.3 * errors[3]
+    errors[7] = -0.6 * errors[0] + 0.3 * errors[7]
+    gram = errors @ errors.T / 500
+    weights = mixing.stacked(gram[None], with_coarse=True)[0]
+    assert (weights > 0).all()
+    # All but the target, which comes first, are distrusted by as much again.
+    own = gram.diagonal().clone()
+    own[0] = 0
+    cost = gram + torch.diag(own)
+    best = weights / weights.sum()
+    for other in torch.rand(2000, mixing.CANDIDATES, generator=generator):
+        # Steps from the best weights towards anywhere else cost something, beyond the floor's part.
+        moved = 0.9 * best + 0.1 * other / other.sum()
+        assert moved @ cost @ moved > 0.97 * (best @ cost @ best)
+    without = mixing.stacked(gram[None], with_coarse=False)[0]
+    assert without[2] == 0
+
+
+def test_stacking_prefers_one_good_candidate_to_errors_that_cancel_out():
+    errors = torch.zeros(mixing.CANDIDATES, 400)
+    noise = torch.randn(2, 400, generator=torch.Generator().manual_seed(0))
+    errors[:] = 0.3 * noise[0]
+    errors[1], errors[0] = -errors[1], 0.01 * noise[1]
+    weights = mixing.stacked((errors @ errors.T / 400)[None], with_coarse=True)[0]
+    assert weights[0] > 0.9
 
 
 def test_the_median_removes_salt_and_pepper_that_smoothing_spreads():
@@ -49,6 +95,28 @@ def test_holes_are_filled_from_around():
     filled = mixing.filtered(spoilt)[4]
     assert (filled - clean)[..., 5:9, 5:9, 5:9].abs().max() < 0.1
     torch.testing.assert_close(filled[..., 9:, :, :], spoilt[..., 9:, :, :])
+
+
+def test_dark_noise_is_no_hole_and_holes_take_the_other_specimens_intensity():
+    clean = smooth_image()
+    generator = torch.Generator().manual_seed(0)
+    background = torch.rand(clean.shape, generator=generator) < 0.5
+    spoilt = clean.clone()
+    spoilt[background] = 0
+    spoilt[..., 5:9, 5:9, 5:9] = 0
+    other = clean + 0.03
+    patched, _ = mixing.compared(spoilt, other)
+    hole = (patched != spoilt)[0, 0]
+    assert hole[5:9, 5:9, 5:9].all()
+    assert hole.float().mean() < 0.05
+    torch.testing.assert_close(patched[..., 6:8, 6:8, 6:8], other[..., 6:8, 6:8, 6:8])
+
+
+def test_a_bias_field_is_evened_out_after_the_other_specimen():
+    clean = smooth_image(32)
+    field = torch.linspace(0.6, 1.4, 32)[None, None, :, None, None]
+    _, matched = mixing.compared(clean * field, clean)
+    assert (matched - clean).square().mean() < 0.3 * (clean * field - clean).square().mean()
 
 
 def spoil(task: str, clean: torch.Tensor, seed: int) -> torch.Tensor:

@@ -296,7 +296,7 @@ class _Run:
                 spoilt, clean = made[number].image, made[number].label.data
                 began = time.perf_counter()
                 context = [made[index] for index in order]
-                found = self._predict(spoilt, context, align="none", prior="none").probability
+                found = self._predict(spoilt, context, align="auto", prior="none").probability
                 seconds = time.perf_counter() - began
                 self.say(f"{task}: {spoilt.name}, {size} pairs: {seconds:.1f} s")
                 before = metrics.psnr(spoilt.data, clean, 1.0)

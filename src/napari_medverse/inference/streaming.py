@@ -170,7 +170,7 @@ class _Run:
             target,
             pairs,
             request.classes or (None,),
-            engine.mode,
+            "voxel" if request.task == "image" and engine.mode == "area" else engine.mode,
             request.mini_context,
             engine.skip(request.skip),
             self.cache,

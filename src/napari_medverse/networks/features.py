@@ -44,18 +44,18 @@ class ContextFeatures:
         The number of pairs averaged, the weight of this mean in a merge.
     prototypes
         Averaged foreground and background statistics, empty for networks without them.
-    errors
-        In image tasks of networks with a mixture, one tensor: see ``mixing.trial``.
+    trial
+        In image tasks of networks with a mixture, the two tensors of ``mixing.Trial``.
     """
 
     maps: tuple[Tensor, ...]
     count: int
     prototypes: tuple[Tensor, ...] = ()
-    errors: tuple[Tensor, ...] = ()
+    trial: tuple[Tensor, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in (*self.maps, *self.prototypes, *self.errors))
+        return sum(t.nbytes for t in (*self.maps, *self.prototypes, *self.trial))
 
     def detach(self) -> ContextFeatures:
         """Return the same features cut off from the autograd graph."""
@@ -87,7 +87,7 @@ class ContextFeatures:
             mean(self.maps, other.maps),
             total,
             mean(self.prototypes, other.prototypes),
-            mean(self.errors, other.errors),
+            mean(self.trial, other.trial),
         )
 
     def _apply(self, function) -> ContextFeatures:
@@ -95,7 +95,7 @@ class ContextFeatures:
             self,
             maps=tuple(function(t) for t in self.maps),
             prototypes=tuple(function(t) for t in self.prototypes),
-            errors=tuple(function(t) for t in self.errors),
+            trial=tuple(function(t) for t in self.trial),
         )
 
 

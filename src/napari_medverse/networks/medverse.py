@@ -243,11 +243,11 @@ class Medverse(ContextNetwork):
         statistics: tuple[Tensor, ...] = ()
         if self.prototypes and not autoregressive:
             statistics = self._prototype_statistics(pairs, count)
-        errors: tuple[Tensor, ...] = ()
+        trial: tuple[Tensor, ...] = ()
         if self.mixture and task == "image" and not autoregressive:
-            errors = (mixing.trial(pairs[:, :1], pairs[:, 1:]).unflatten(0, (-1, count)).mean(1),)
+            trial = mixing.try_on(pairs[:, :1], pairs[:, 1:], target.image, count)
         means = tuple(mean_over_pairs(m, count) for m in maps)
-        return ContextFeatures(means, count, statistics, errors)
+        return ContextFeatures(means, count, statistics, trial)
 
     def decode(
         self,
@@ -298,8 +298,8 @@ class Medverse(ContextNetwork):
         if not self.residual:
             return raw
         if task == "image" and self.mixture:
-            errors = semantic.errors[0] if semantic is not None else None
-            return mixing.mix(target.image, raw, errors, ar_label)
+            trial = None if semantic is None else mixing.Trial(*semantic.trial)
+            return mixing.mix(target.image, raw, trial, ar_label)
         if task == "image":
             return target.image.float() + raw
         logit = raw
