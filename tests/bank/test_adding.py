@@ -224,8 +224,9 @@ class Sure:
         self.inner, self.space = embedder, embedder.space
         self.embed, self.embed_image = embedder.embed, embedder.embed_image
 
-    def first_mask(self, target, reference, tasks, **options):
-        return np.where(np.isin(reference().label.data, list(tasks)), reference().label.data, 0)
+    def first_mask(self, target, example, **options):
+        label = example.read().label.data
+        return np.where(np.isin(label, list(example.tasks)), label, 0)
 
 
 def test_the_nearest_case_gives_the_first_mask(filled, embedder, folder):

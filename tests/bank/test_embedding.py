@@ -6,6 +6,7 @@ import torch
 from bank_kit import AFFINE, specimen, tiny_model
 
 from napari_medverse.bank import embedder_for
+from napari_medverse.bank.embedding import Example
 from napari_medverse.bank.orientation import canonical
 from napari_medverse.bank.shape import shape_facts
 from napari_medverse.bank.sources import keys_of
@@ -69,7 +70,7 @@ def test_a_first_mask_lies_on_the_targets_grid(embedder):
     image, label = volumes(0)
     target = turned(volumes(1)[0])
     tasks = {o.class_id: o.task for o in embedder.embed(image, label).objects}
-    mask = embedder.first_mask(target, lambda: ContextPair(image, label), tasks)
+    mask = embedder.first_mask(target, Example(lambda: ContextPair(image, label), tasks))
     assert mask.shape == target.shape and set(np.unique(mask)) <= {0, 1, 2}
     assert np.issubdtype(mask.dtype, np.integer)
 

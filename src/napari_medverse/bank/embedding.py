@@ -59,6 +59,22 @@ class VolumeEmbedding:
     objects: tuple[ObjectEmbedding, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A case of a bank, by whose example a first mask is made.
+
+    Attributes
+    ----------
+    read
+        Reads its volumes.
+    tasks
+        Its task embedding (tokens, channels) by class.
+    """
+
+    read: Callable[[], ContextPair]
+    tasks: Mapping[int, np.ndarray]
+
+
 class Embedder(Protocol):
     """What fills and asks a bank.
 
@@ -78,21 +94,13 @@ class Embedder(Protocol):
     ) -> VolumeEmbedding:
         """Embed the classes of an annotated volume; None means every value above 0."""
 
-    def first_mask(
-        self,
-        target: Volume,
-        reference: Callable[[], ContextPair],
-        tasks: Mapping[int, np.ndarray],
-        **options: Any,
-    ) -> np.ndarray:
-        """Return rough labels of a target by the example of one reference.
+    def first_mask(self, target: Volume, example: Example, **options: Any) -> np.ndarray:
+        """Return rough labels of a target by the example of a case.
 
         Parameters
         ----------
-        reference
-            Reads the reference; not called where its task embeddings are enough.
-        tasks
-            The reference's task embedding by class.
+        example
+            Its volumes are not read where its task embeddings are enough.
         **options
             `cancel`, `progress` and `cache`, as `predict` takes them.
 
@@ -197,17 +205,11 @@ class FeatureEmbedder(_Looking):
             objects.append(ObjectEmbedding(value, vector, vector[None]))
         return VolumeEmbedding(_unit(whole), tuple(objects))
 
-    def first_mask(
-        self,
-        target: Volume,
-        reference: Callable[[], ContextPair],
-        tasks: Mapping[int, np.ndarray],
-        **options: Any,
-    ) -> np.ndarray:
+    def first_mask(self, target: Volume, example: Example, **options: Any) -> np.ndarray:
         from ..inference import predict
 
         # Registration makes up for there being one example only.
-        return predict(self.model, target, [reference()], tuple(tasks), **options).labels
+        return predict(self.model, target, [example.read()], tuple(example.tasks), **options).labels
 
     def _maps(self, image: Tensor) -> tuple[Tensor, ...]:
         features = self.model.network.encode_target(image)
@@ -246,24 +248,19 @@ class IrisEmbedder(_Looking):
         return VolumeEmbedding(self._whole(features), objects)
 
     @torch.no_grad()
-    def first_mask(
-        self,
-        target: Volume,
-        reference: Callable[[], ContextPair],
-        tasks: Mapping[int, np.ndarray],
-        **options: Any,
-    ) -> np.ndarray:
-        # The kept embeddings say it all: the reference's volumes are not needed (section 3.3).
+    def first_mask(self, target: Volume, example: Example, **options: Any) -> np.ndarray:
+        # The kept embeddings say it all: the example's volumes are not needed (section 3.3).
         network = self.model.network
         features = network.encode_image(self._image(target))
-        embeddings = torch.from_numpy(np.stack(list(tasks.values())))[None].to(self.model.device)
-        probability = torch.sigmoid(network.decode(features, embeddings))[0].cpu()
+        tasks = torch.from_numpy(np.stack(list(example.tasks.values())))[None]
+        logits = network.decode(features, tasks.to(self.model.device))
+        probability = torch.sigmoid(logits)[0].cpu()
         whole = F.interpolate(
             self._view(target).to_volume_axes(probability)[None],
             size=target.shape,
             mode="trilinear",
         )[0]
-        return resolve_labels(whole.numpy(), tuple(tasks), 0.5)
+        return resolve_labels(whole.numpy(), tuple(example.tasks), 0.5)
 
     @staticmethod
     def _whole(features: TargetFeatures) -> np.ndarray:

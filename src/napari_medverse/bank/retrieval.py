@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -259,6 +260,8 @@ def _first_mask(
     progress: Progress | None,
     cache: FeatureCache | None,
 ) -> tuple[np.ndarray, Entry, dict[int, str], tuple[str, ...]]:
+    from .embedding import Example
+
     near = bank.search_images(embedder.embed_image(target), SPARE, without)
     if not near:
         raise MedverseError(f"the bank '{bank.uri}' has no case to start from; add some")
@@ -270,17 +273,12 @@ def _first_mask(
             objects = [o for o in objects if o.class_id in classes]
         if not objects:
             continue
-        tasks = dict(
-            zip((o.class_id for o in objects), bank.tasks([o.id for o in objects]), strict=True)
-        )
+        found = bank.tasks([o.id for o in objects])
+        tasks = {o.class_id: task for o, task in zip(objects, found, strict=True)}
+        example = Example(partial(read_source, bank, hit.entry), tasks)
         try:
             mask = embedder.first_mask(
-                target,
-                lambda e=hit.entry: read_source(bank, e),
-                tasks,
-                cancel=cancel,
-                progress=progress,
-                cache=cache,
+                target, example, cancel=cancel, progress=progress, cache=cache
             )
         except MedverseError as error:
             problems.append(str(error))

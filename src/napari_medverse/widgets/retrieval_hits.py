@@ -34,6 +34,8 @@ class HitTree(QTreeWidget):
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setIndentation(10)
         self.setUniformRowHeights(False)
+        # "dataset/case": cases differ at the end.
+        self.setTextElideMode(Qt.TextElideMode.ElideLeft)
         self.setMinimumHeight(170)
         header = self.header()
         header.setStretchLastSection(False)
