@@ -33,6 +33,11 @@ def test_a_saved_layer_brings_its_records_along(tmp_path):
     assert read_sidecar(again) == read_sidecar(path)
 
 
+def test_a_prediction_that_is_only_shown_has_one_record(tmp_path):
+    path = saved(tmp_path / "a.nii.gz", {"napari-medverse": {"role": "study", "provenance": FIRST}})
+    assert [record["model"] for record in read_sidecar(path)] == ["a"]
+
+
 def test_a_layer_without_records_has_no_sidecar(tmp_path):
     saved(tmp_path / "label.nii.gz")
     assert [path.name for path in tmp_path.iterdir()] == ["label.nii.gz"]

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from widget_kit import specimen
 
+from bad_kinds.kit import full_disk
 from conftest import show
 from napari_medverse.bank import embedder_for
 from napari_medverse.errors import MedverseError
+from napari_medverse.io.provenance import records_of
 from napari_medverse.paths import CACHE_VARIABLE
 from napari_medverse.widgets.explore_model import ExploreModel, parse_sizes
 from napari_medverse.widgets.marks import is_scratch, role
@@ -115,6 +117,8 @@ def test_a_click_on_a_point_adds_its_prediction(studied, viewer, qtbot):
     assert layer.name.startswith("target from 1 pair (head") and role(layer) == "study"
     assert layer.data.shape == viewer.layers["target"].data.shape
     assert is_scratch(layer) and not layer.editable
+    (record,) = records_of(layer.metadata)
+    assert record["fingerprint"] == "tiny-weights" and len(record["pairs"]) == 1
     # Not kept any more: predicted again, with the same result, but not while something runs.
     studied.model.state = "running"
     studied.controller._laboratory._kept.clear()
@@ -242,6 +246,15 @@ def test_a_study_and_a_preview_share_the_memory(dock, state, engine, qtbot):
     study = dock.controller._laboratory._study
     assert study.cache.misses["context features"] and study.cache.nbytes == 0
     assert study.cache.max_bytes <= limit
+
+
+def test_a_full_disk_is_told_and_what_is_done_is_kept(dock, qtbot):
+    with full_disk(10):
+        dock.start.click()
+        qtbot.waitUntil(lambda: dock.model.state == "failed", timeout=TIMEOUT)
+    assert "results.jsonl: cannot be written" in dock.message.text()
+    run(dock, qtbot)
+    assert dock.model.report.complete
 
 
 def test_a_cache_folder_that_cannot_be_made_stops_no_study(dock, tmp_path, monkeypatch, qtbot):

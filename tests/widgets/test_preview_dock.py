@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from widget_kit import done, specimen
 
+from napari_medverse.io import read_sidecar
+from napari_medverse.io.provenance import records_of
 from napari_medverse.widgets.asking import visible_slice
 from napari_medverse.widgets.marks import role
 
@@ -109,6 +111,18 @@ def test_the_threshold_predicts_nothing_again(live, viewer, preview_dock, engine
     qtbot.waitUntil(lambda: np.count_nonzero(previews(viewer)[0].data) < before, timeout=TIMEOUT)
     assert engine.windows == windows
     assert live.preview.ready.picture.threshold == 0.95
+
+
+def test_a_finished_preview_that_is_saved_brings_its_provenance(
+    live, viewer, preview_dock, qtbot, tmp_path
+):
+    (layer,) = previews(viewer)
+    layer.save(str(tmp_path / "shown.nii.gz"), plugin="napari-medverse")
+    (record,) = read_sidecar(tmp_path / "shown.nii.gz")
+    assert record["fingerprint"] == "tiny-weights" and record["threshold"] == 0.5
+    assert [pair["name"] for pair in record["pairs"]] == ["head 1", "head 2"]
+    preview_dock.threshold.value = 0.7
+    qtbot.waitUntil(lambda: records_of(layer.metadata)[0]["threshold"] == 0.7, timeout=TIMEOUT)
 
 
 def test_probability_view(live, viewer, preview_dock):

@@ -24,9 +24,14 @@ LARGEST = 16 * 2**20
 
 
 def records_of(metadata: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the records in a layer's metadata, oldest first; empty where there are none."""
+    """Return the records in a layer's metadata, oldest first; empty where there are none.
+
+    What was accepted has a list of them, a prediction that is only shown has one "provenance".
+    """
     entry = (metadata or {}).get(KEY)
-    records = entry.get("accepted") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping):
+        return []
+    records = entry.get("accepted", [entry.get("provenance")])
     if not isinstance(records, Sequence) or isinstance(records, str):
         return []
     return [dict(record) for record in records if isinstance(record, Mapping)]

@@ -168,8 +168,8 @@ class PreviewController(QObject):
     def restore(self, result: Result) -> None:
         """Show a result that was kept, as if it had just been predicted."""
         self._debounce.stop()
-        self._paint(result.picture)
         self.preview.finish(result)
+        self._paint(result.picture)
 
     # ---- reacting to the models
 
@@ -226,9 +226,9 @@ class PreviewController(QObject):
 
     def _on_rethresholded(self, result: Picture, of: Picture, run_id: int) -> None:
         if of is self._picture and run_id == self.preview.run_id:
-            self._paint(result)
             if self.preview.ready is not None:
                 self.preview.ready = self.preview.ready.with_picture(result)
+            self._paint(result)
 
     def _on_show(self, *_: Any) -> None:
         if self._picture is not None:
@@ -283,8 +283,8 @@ class PreviewController(QObject):
         self._repaint.stop()
         self._pending = None
         self.preview.advance(event.text)
-        self._paint(event.picture)
         self.preview.finish(Result(event.picture, self.preview.target, event.details))
+        self._paint(event.picture)
         if event.picture.threshold != self.preview.threshold:
             self._on_threshold(self.preview.threshold)
         self._last_notice = ""
@@ -302,7 +302,9 @@ class PreviewController(QObject):
         self._picture = picture
         target = self.preview.target
         if target is not None:
-            self.shown.show(picture, target, self.preview.show, self._colormap())
+            ready = self.preview.ready
+            details = None if ready is None else ready.described()
+            self.shown.show(picture, target, self.preview.show, self._colormap(), details)
 
     def _colormap(self) -> Any | None:
         """Return the first context label's colours, so that a class looks the same everywhere."""
@@ -376,7 +378,7 @@ class PreviewController(QObject):
         if not self.preview.can_accept:
             raise MedverseError("Accept needs a finished preview: wait for the last level.")
         values = accept.parse_mapping(mapping, result.picture.classes)
-        details = {**result.details, "threshold": round(result.picture.threshold, 4)}
+        details = result.described()
         if layer is None:
             layer = accept.new_layer(
                 result.target, result.picture, values, details, self._colormap()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,8 +45,18 @@ class PreviewLayer:
             self.show(blank_picture(target), target, show, colormap)
             self.blank = True
 
-    def show(self, picture: Picture, target: Layer, show: str, colormap: Any | None = None) -> None:
-        """Put a picture on the screen, without changing which layer is selected."""
+    def show(
+        self,
+        picture: Picture,
+        target: Layer,
+        show: str,
+        colormap: Any | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Put a picture on the screen, without changing which layer is selected.
+
+        `provenance` is kept with the layer; None for a prediction that is not finished.
+        """
         self.blank = False
         kind = "labels" if picture.labels is not None and show == "labels" else "image"
         data = picture.labels if kind == "labels" else picture.values
@@ -57,6 +68,8 @@ class PreviewLayer:
             self._refill(data, place)
         else:
             self._exchange(data, place)
+        told = {} if provenance is None else {"provenance": dict(provenance)}
+        self.layer.metadata = mark("preview", **told)
 
     def remove(self) -> None:
         """Take the preview away."""

@@ -47,6 +47,10 @@ class Result:
     target: Image
     details: Mapping[str, Any]
 
+    def described(self) -> dict[str, Any]:
+        """Return the provenance, with the threshold as it was set last."""
+        return {**self.details, "threshold": round(self.picture.threshold, 4)}
+
     def with_picture(self, picture: Picture) -> Result:
         return replace(self, picture=picture)
 
