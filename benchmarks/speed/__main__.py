@@ -17,7 +17,8 @@ import sys
 from harness import FOLDER, RESULTS, as_text
 
 NAMES = ("allocation", "network", "edits", "first_frame", "skipping", "memory", "classes", "gui",
-         "gpu")  # fmt: skip
+         "stall_study", "study", "gpu")  # fmt: skip
+WINDOWS = ("gui", "stall_study")
 DOCUMENT = FOLDER.parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Speed and memory
 
@@ -69,7 +70,7 @@ def run(name: str) -> bool:
     """Run one benchmark; whether it ran to its end."""
     print(f"--- {name}", flush=True)
     command = [sys.executable, str(FOLDER / f"{name}.py")]
-    if name == "gui" and not os.environ.get("DISPLAY") and shutil.which("xvfb-run"):
+    if name in WINDOWS and not os.environ.get("DISPLAY") and shutil.which("xvfb-run"):
         command = ["xvfb-run", "-a", "-s", "-screen 0 1600x1000x24", *command]
     return subprocess.run(command).returncode == 0
 

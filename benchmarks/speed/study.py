@@ -1,21 +1,16 @@
 """How much sooner a context-size study is done for sharing features between its subsets.
 
 Every prediction of the study is made twice, by turns first: in the study, and by a naive loop that
-calls `predict` afresh. Both give the same numbers up to rounding, which is shown. Only the ratio of
-the two times counts: processor time, from one run on one machine, one beside the other.
-
-    python benchmarks/study.py --out study-benchmark.json
-    python benchmarks/study.py --shrink 2        # every second voxel: an eighth of the work
+calls `predict` afresh. Both give the same numbers up to rounding, which is one of the lines.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
-import platform
 import time
-from pathlib import Path
 
 import numpy as np
-import torch
+from harness import Line, save
 
 from napari_medverse import ContextPair, Volume, load_model, predict
 from napari_medverse.evaluation.study import Study, StudySettings
@@ -30,23 +25,29 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=COHORT_SIZE - 1)
     parser.add_argument("--sizes", default="1,2,4")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--shrink", type=int, default=1, help="take every Nth voxel")
+    parser.add_argument("--shrink", type=int, default=2, help="take every Nth voxel")
     parser.add_argument("--cache-mb", type=int, default=2048)
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
 
     model = load_model(options.model, precision="exact")
     specimens = sample_cohort(options.pairs + 1)
     *pairs, target = [ContextPair(*shrunk(both, options.shrink)) for both in specimens]
     sizes = tuple(int(size) for size in options.sizes.split(","))
-    settings = StudySettings(sizes, options.repeats, classes=(1,), surface=False, options=OPTIONS)
+    settings = StudySettings(
+        sizes, options.repeats, classes=(1,), surface=False, leave_one_out=True, options=OPTIONS
+    )
     study = Study(model, [target], pairs, settings, cache_bytes=options.cache_mb << 20)
-    result = compare(study)
-    result |= {"model": options.model, "pairs": options.pairs, "shape": target.image.shape}
-    result |= {"torch": torch.__version__, "machine": platform.machine()}
-    print(table(result))
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draws = compare(study)
+    save(
+        "study",
+        lines(draws, sizes),
+        model=model.name,
+        fingerprint=model.fingerprint,
+        pairs=len(pairs),
+        shape=target.image.shape,
+        cache_mb=options.cache_mb,
+        draws=draws,
+    )
 
 
 def shrunk(volumes: tuple[Volume, Volume], step: int) -> list[Volume]:
@@ -55,8 +56,8 @@ def shrunk(volumes: tuple[Volume, Volume], step: int) -> list[Volume]:
     return [Volume(v.data[::step, ::step, ::step], v.affine @ place, v.name) for v in volumes]
 
 
-def compare(study: Study) -> dict:
-    """Make every prediction both ways, and return seconds and their ratio."""
+def compare(study: Study) -> list[dict]:
+    """Make every prediction both ways; return a row for each."""
     plan = study.plan()
     outcomes = study.run(plan)
     rows = []
@@ -69,21 +70,19 @@ def compare(study: Study) -> dict:
                 results[way] = outcome.prediction
             else:
                 results[way] = by_hand(study, draw)
-            seconds[way] = time.process_time() - began
+            seconds[way] = round(time.process_time() - began, 3)
         apart = results["naive"].probability - results["study"].probability
         rows.append(
             {
                 "size": draw.size,
-                "naive": round(seconds["naive"], 3),
-                "study": round(seconds["study"], 3),
+                **seconds,
                 "encoded": outcome.row["encoded"],
                 "reused": outcome.row["reused"],
                 "largest_difference": float(np.abs(apart).max()),
             }
         )
         print(rows[-1], flush=True)
-    naive, shared = (sum(row[way] for row in rows) for way in ("naive", "study"))
-    return {"ratio": round(naive / shared, 3), "naive": naive, "study": shared, "draws": rows}
+    return rows
 
 
 def by_hand(study: Study, draw):
@@ -92,15 +91,23 @@ def by_hand(study: Study, draw):
     return predict(study.model, target, pairs, classes=study.classes, **OPTIONS)
 
 
-def table(result: dict) -> str:
-    """Return the ratios by context size as lines."""
-    lines = [f"naive loop / study: {result['ratio']:.2f} over {len(result['draws'])} predictions"]
-    for size in sorted({row["size"] for row in result["draws"]}):
-        rows = [row for row in result["draws"] if row["size"] == size]
-        ratio = sum(row["naive"] for row in rows) / sum(row["study"] for row in rows)
-        lines.append(f"  {size} pairs: {ratio:.2f}")
-    worst = max(row["largest_difference"] for row in result["draws"])
-    return "\n".join([*lines, f"largest difference between the two: {worst:.1e}"])
+def lines(draws: list[dict], sizes: tuple[int, ...]) -> list[Line]:
+    """Return the figures: ratios of processor time, and what was computed twice."""
+    count = len(draws)
+    found = [Line(f"naive loop over study, {count} predictions", _ratio(draws), bar=1, least=True)]
+    for size in sizes:
+        of_size = [row for row in draws if row["size"] == size]
+        found.append(Line(f"naive loop over study, {size} pairs", _ratio(of_size)))
+    encoded, reused = (sum(row[name] for row in draws) for name in ("encoded", "reused"))
+    found.append(Line("study, pairs' features computed", encoded, "", note=f"{reused} reused"))
+    worst = max(row["largest_difference"] for row in draws)
+    found.append(Line("study, largest difference from the naive loop", worst, "", 1e-4))
+    return found
+
+
+def _ratio(draws: list[dict]) -> float:
+    naive, shared = (sum(row[way] for row in draws) for way in ("naive", "study"))
+    return naive / shared
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""How long the window stands still while a context-size study runs and one pans.
+
+Needs a display, as `gui.py` does. The first study imports torch and loads the weights in its
+thread; it is measured apart from the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+
+from gui import spin, watch
+from harness import Line, save
+
+PAIRS = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=96)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["NAPARI_MEDVERSE_CACHE"] = folder
+        stalls = window(options.side)
+    quiet = stalls["quiet"]
+    names = {"first": "the first study runs (torch is imported)", "study": "a study runs"}
+    lines = [
+        Line(
+            f"longest stall while {text}",
+            stalls[name][0],
+            "ms",
+            50,
+            note=f"{quiet[0]:.0f} ms with no study; "
+            f"99 of 100 under {stalls[name][1]:.0f} ms ({quiet[1]:.0f})",
+        )
+        for name, text in names.items()
+    ]
+    save("stall_study", lines, stalls=stalls, side=options.side)
+
+
+def window(side: int) -> dict[str, tuple[float, float]]:
+    """Run two studies in a real window; return the stalls (longest, 99 %) in ms."""
+    import napari
+    from scenes_light import annotation, scan
+
+    viewer = napari.Viewer()
+    for seed in range(PAIRS):
+        viewer.add_image(scan(side, seed), name=f"head {seed}", visible=False)
+        viewer.add_labels(annotation(side, seed), name=f"head {seed} label", visible=False)
+    viewer.add_image(scan(side, 99), name="target")
+    _, context = viewer.window.add_plugin_dock_widget("napari-medverse", "Context set")
+    context.context.add_from_layers(viewer.layers)
+    viewer.add_labels(annotation(side, 99), name="truth", visible=False)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-medverse", "Explore")
+    dock.state.preview.target = viewer.layers["target"]
+    dock.model.truth = viewer.layers["truth"]
+    dock.model.repeats, dock.model.leave_one_out = 2, False
+    spin(3.0)
+    stalls = {"quiet": watch(viewer, lambda elapsed: elapsed > 5)}
+    for name, sizes in (("first", "1"), ("study", "2, 3")):
+        dock.model.sizes = sizes
+        dock.start.click()
+        stalls[name] = watch(viewer, lambda _: dock.model.state in ("done", "failed"))
+        if dock.model.state != "done":
+            raise SystemExit(f"the study failed: {dock.model.error}")
+        spin(1.0)
+    viewer.close()
+    spin(0.5)
+    return stalls
+
+
+if __name__ == "__main__":
+    main()
