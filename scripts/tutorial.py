@@ -1,4 +1,4 @@
-"""Walk through docs/tutorial.md with the docks' own buttons, and photograph every step.
+"""Walk through docs/tutorial.md with napari's menus and the docks' own buttons, and photograph it.
 
     xvfb-run -s "-screen 0 1600x1000x24" python scripts/tutorial.py
 
@@ -21,6 +21,7 @@ import numpy as np
 from qtpy.QtCore import Qt
 
 from napari_medverse.paths import CACHE_VARIABLE
+from napari_medverse.widgets.marks import is_scratch
 from napari_medverse.widgets.state import state_of
 from screenshots import IMAGES, SIZE, save, turn_events
 
@@ -98,15 +99,22 @@ class Walk:
 
     def correct_example(self) -> None:
         label = self.layers["mouse_1_labels"]
-        before = self.state.preview.ready
-        label.selected_label, label.brush_size = 2, 10
-        middle = np.array(label.data.shape) // 2
-        with label.block_history():  # one stroke, to be undone at once
+        label.visible, self.layers.selection.active = True, label
+        label.mode, label.selected_label, label.brush_size = "paint", 2, 20
+        label.n_edit_dimensions = 3
+        drawn, shown = label.data.copy(), self.values()
+        # In the muzzle, where no brain is.
+        place = np.argwhere(label.data == 1).max(axis=0) * [0.5, 0.5, 1]
+        with label.block_history():
             for step in range(12):
-                label.paint(tuple(middle + [0, 0, step]), 2)
-        self.wait(lambda: self.state.preview.ready is not before, "the preview follows")
+                label.paint(tuple(np.round(place - [0, 0, step]).astype(int)), 2)
+        self.expect(not np.array_equal(label.data, drawn), "the stroke is in the label")
+        self.wait(lambda: not np.array_equal(self.values(), shown), "the preview follows")
         self.finished()
         label.undo()
+        self.expect(np.array_equal(label.data, drawn), "the stroke is undone")
+        self.wait(lambda: np.array_equal(self.values(), shown), "the preview goes back")
+        label.mode, label.visible = "pan_zoom", False
 
     def accept(self) -> None:
         dock = self.dock("Live preview")
@@ -125,6 +133,7 @@ class Walk:
         self.wait(lambda: not self.state.context.pending, "the new pair is looked at")
         names = [row.name for row in self.state.context.active]
         self.expect(names == [*CONTEXT, "mouse_5"], f"four ticked pairs, not {names}")
+        self.photograph("tutorial-four-pairs")
         dock.live.setChecked(False)
         turn_events(1)
 
@@ -137,9 +146,13 @@ class Walk:
         dock.start.click()
         self.wait(lambda: dock.model.state != "running", "the study is done")
         self.expect(dock.model.state == "done", dock.model.error or dock.model.line)
-        dock.by_size.picked.emit(dock.model.report.plan.draws[-1])
-        self.wait(lambda: dock.model.state != "running", "the point's prediction is shown")
+        self.expect(dock.model.report.worths("dice"), "each pair's worth is known")
+        before = len(self.layers)
+        dock.by_size.picked.emit(dock.model.report.plan.sizes[-1])
+        self.wait(lambda: len(self.layers) > before, "the point's prediction is shown")
         self.photograph("tutorial-explore")
+        dock.views.setCurrentWidget(dock.by_pair)
+        self.photograph("tutorial-pairs")
 
     def retrieve(self) -> None:
         dock = self.dock("Retrieval")
@@ -159,35 +172,61 @@ class Walk:
         dock.place.setText("/data/lab-bank")
         self.photograph("tutorial-retrieval")
         dock.place.setText(shown)
-        before = len(self.state.context.rows)
-        dock.top.setValue(1)
+        before = len(self.layers)
+        dock.preview.click()
+        self.wait(lambda: len(self.layers) == before + 2, "the selected case is shown")
+        for layer in self.layers[-2:]:
+            layer.visible = False
+        rows = self.state.context.rows
         dock.use.click()
         self.wait(idle, "the hits are used")
-        print(f"  {dock.model.line}; {before} rows became {len(self.state.context.rows)}")
+        self.expect("in it already" in dock.model.line, dock.model.line)
+        self.expect(self.state.context.rows == rows, "no pair is there twice")
 
     def keep_session(self) -> None:
         dock = self.dock("Session")
+        self.look_at("mouse_5")
+        self.layers["mouse_5 label"].visible = True
         path = self.place / "heads.medverse.json"
         dock.session.save(path)
         self.wait(lambda: not dock.model.busy, "the session is saved")
         self.expect(path.is_file() and not dock.model.error, dock.model.error)
         self.photograph("tutorial-session")
-        rows = [row.name for row in self.state.context.rows]
+        before = self.what_is_kept()
         dock.session.open(path, True)
         self.wait(lambda: not dock.model.busy, "the session is opened")
-        turn_events(1)
-        found = [row.name for row in self.state.context.rows]
-        self.expect(found == rows, f"{rows} came back as {found}: {dock.model.notices}")
+        self.wait(lambda: not self.state.context.pending, "the pairs are looked at")
+        after = self.what_is_kept()
+        self.expect(after == before, f"{before} came back as {after}: {dock.model.notices}")
+
+    def what_is_kept(self) -> dict:
+        state, explore = self.state, self.state.explore.model
+        return {
+            "layers": [layer.name for layer in self.layers if not is_scratch(layer)],
+            "pairs": [(row.name, row.enabled) for row in state.context.rows],
+            "classes": state.context.chosen_classes,
+            "target": state.preview.target.name,
+            "study": explore.report.as_json()["rows"],
+            "truth": explore.truth.name,
+            "bank": state.retrieval.uri,
+            "docks": state.open_docks,
+        }
 
     # ---- helpers
 
     def dock(self, title: str):
-        """Open a dock as Plugins > Medverse does; from the third on, as a tab."""
-        tabify = title not in ("Context set", "Live preview")
-        frame, dock = self.viewer.window.add_plugin_dock_widget(PLUGIN, title, tabify=tabify)
-        frame.show()
-        frame.raise_()
+        """Open a dock by Plugins > Medverse, or bring its tab to the front."""
+        name = f"{title} (Medverse)"
+        if name not in self.viewer.window.dock_widgets:
+            plugins = self.viewer.window.plugins_menu
+            (medverse,) = (a.menu() for a in plugins.actions() if a.text() == "Medverse")
+            (entry,) = (a for a in medverse.actions() if a.text() == name)
+            entry.trigger()
+            turn_events(0.5)
+        dock = self.viewer.window.dock_widgets[name]
+        dock.parent().raise_()
         turn_events(0.5)
+        self.expect(self.viewer.window.geometry()[3] <= SIZE[1], "the window keeps its height")
         return dock
 
     def look_at(self, name: str) -> None:
@@ -195,6 +234,9 @@ class Walk:
             layer.visible = layer.name == name
         self.layers.selection.active = self.layers[name]
         self.viewer.fit_to_view()
+
+    def values(self) -> np.ndarray:
+        return self.state.controller.shown.layer.data.copy()
 
     def shown(self) -> bool:
         shown = self.state.controller.shown

@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,10 +97,31 @@ def test_buttons_the_pages_name_are_in_the_docks():
             assert f'"{text}"' in source, f"{page}.md names '{text}', which no dock has"
 
 
-def test_quality_tables_show_what_the_json_holds(tmp_path, monkeypatch):
+@pytest.fixture
+def tables(monkeypatch):
     monkeypatch.syspath_prepend(DOCS / "_ext")
-    tables = importlib.import_module("results_tables")
+    found = importlib.import_module("results_tables")
     monkeypatch.delitem(sys.modules, "results_tables")
+    return found
+
+
+def test_the_speed_page_is_made_from_the_json():
+    command = [sys.executable, ROOT / "benchmarks" / "speed", "--print"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert made == (DOCS / "benchmarks.md").read_text(), "run: python benchmarks/speed --table"
+
+
+def test_a_speed_table_shows_what_the_json_holds(tables, tmp_path):
+    assert "has not been measured" in tables.speed_table("study", tmp_path)
+    line = {"what": "a | b", "value": 1.2345, "unit": "x", "bar": 2, "least": True, "note": "n"}
+    machine = {"processor": "CPU", "threads": 1}
+    content = {"date": "2026-01-02", "machine": machine, "lines": [line]}
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    shown = tables.speed_table("study", tmp_path)
+    assert "| a \\| b | 1.23 x | ≥ 2 x | n |" in shown and "2026-01-02, CPU" in shown
+
+
+def test_quality_tables_show_what_the_json_holds(tables, tmp_path):
     assert "nothing to show" in tables.render(tmp_path)
     entry = {"dataset": "heads", "structure": "skull", "method": "vote", "contexts": 4}
     entry |= {"dice": 0.8125, "dice_sd": 0.02, "dice_missing": 1}

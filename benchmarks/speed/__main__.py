@@ -55,7 +55,11 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--print", action="store_true", help="only print that document")
     options = parser.parse_args()
+    if options.print:
+        sys.stdout.write(HEAD + "".join(rows()))
+        return 0
     failed = [] if options.table else [n for n in options.names or NAMES if not run(n)]
     DOCUMENT.write_text(HEAD + "".join(rows()))
     print(f"\nAll stored results, also written to {DOCUMENT.name}:")

@@ -10,8 +10,8 @@ import argparse
 import os
 import tempfile
 
-from gui import spin, watch
-from harness import Line, save
+from gui import spin, stall_line, watch
+from harness import save
 
 PAIRS = 4
 
@@ -23,24 +23,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NAPARI_MEDVERSE_CACHE"] = folder
         stalls = window(options.side)
-    quiet = stalls["quiet"]
-    names = {"first": "the first study runs (torch is imported)", "study": "a study runs"}
-    lines = [
-        Line(
-            f"longest stall while {text}",
-            stalls[name][0],
-            "ms",
-            50,
-            note=f"{quiet[0]:.0f} ms with no study; "
-            f"99 of 100 under {stalls[name][1]:.0f} ms ({quiet[1]:.0f})",
-        )
-        for name, text in names.items()
-    ]
+    what = {"first": "the first study runs (torch is imported)", "study": "a study runs"}
+    lines = [stall_line(text, stalls[name], stalls["quiet"]) for name, text in what.items()]
     save("stall_study", lines, stalls=stalls, side=options.side)
 
 
-def window(side: int) -> dict[str, tuple[float, float]]:
-    """Run two studies in a real window; return the stalls (longest, 99 %) in ms."""
+def window(side: int) -> dict[str, dict[str, float]]:
+    """Run two studies in a real window; return the stalls (see `gui.watch`)."""
     import napari
     from scenes_light import annotation, scan
 

@@ -1,4 +1,4 @@
-"""The directive `results`: tables of what was measured, from the JSON files of the benchmarks.
+"""The directives `results` and `speed`: tables of what was measured, from the benchmarks' JSON.
 
 Nothing of a table is typed: a figure is on the page because it is in a file of
 `benchmarks/results`, and where there is no file the page says so.
@@ -48,6 +48,23 @@ def quality_tables(data: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def speed_table(name: str, folder: Path = RESULTS) -> str:
+    """Return as Markdown the table of one speed benchmark, where and when it was measured."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return f"*`{name}` has not been measured for this version.*"
+    data = json.loads(path.read_text())
+    rows = []
+    for line in data["lines"]:
+        figure = f"{line['value']:.3g} {line['unit']}".rstrip()
+        bar = line["bar"]
+        bar = "" if bar is None else f"{'≥' if line['least'] else '≤'} {bar:g} {line['unit']}"
+        rows.append([line["what"], figure, bar.rstrip(), line["note"]])
+    machine = data["machine"]
+    origin = f"{data['date']}, {machine['processor']}, {machine['threads']} thread(s)"
+    return f"{_table(['', 'figure', 'bar', 'note'], rows)}\n\n({origin})"
+
+
 def _by_size(entries: list[dict[str, Any]], measure: str, digits: int) -> str:
     sizes = sorted({entry["contexts"] for entry in entries})
     cells: dict[tuple[str, str], dict[int, str]] = {}
@@ -80,22 +97,39 @@ def _table(header: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Register the directive with Sphinx."""
+    """Register the directives with Sphinx."""
+    from docutils import nodes
     from docutils.parsers.rst import Directive
     from docutils.statemachine import StringList
 
-    class Results(Directive):
-        """`{results}` in a Markdown page."""
+    class Table(Directive):
+        """A table that is Markdown made from JSON."""
+
+        def made(self) -> str:
+            raise NotImplementedError
 
         def run(self) -> list:
-            from docutils import nodes
-
             for path in RESULTS.rglob("*.json"):
                 self.state.document.settings.env.note_dependency(str(path))
             held = nodes.container()
-            text = render()
-            self.state.nested_parse(StringList(text.splitlines()), self.content_offset, held)
+            lines = StringList(self.made().splitlines())
+            self.state.nested_parse(lines, self.content_offset, held)
             return held.children
 
+    class Results(Table):
+        """`{results}` in a Markdown page."""
+
+        def made(self) -> str:
+            return render()
+
+    class Speed(Table):
+        """`{speed} NAME` in a Markdown page."""
+
+        required_arguments = 1
+
+        def made(self) -> str:
+            return speed_table(self.arguments[0])
+
     app.add_directive("results", Results)
+    app.add_directive("speed", Speed)
     return {"parallel_read_safe": True}

@@ -23,6 +23,7 @@ from .explore_work import Laboratory, Question, scans_in
 from .jobs import Jobs
 from .settings import preferences
 from .snapshot import LayerRef, PairRef
+from .turns import short_turns
 from .worker import PROGRESS_INTERVAL
 
 if TYPE_CHECKING:
@@ -346,7 +347,7 @@ class _Failure:
 def _guarded(laboratory: Laboratory, work: Work, task: Task) -> Any:
     """Return the result, or a `_Failure`."""
     try:
-        with laboratory.at_work():
+        with laboratory.at_work(), short_turns():
             return work(task)
     except Cancelled:
         return _Failure("cancelled")

@@ -7,12 +7,11 @@ layer; whoever listens to `post` must carry events to the GUI thread.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from ..errors import Cancelled, MedverseError
 from ..inference import CancelToken
 from .frames import Picture, picture_of
 from .snapshot import PairRef, Reference, SnapshotCache
+from .turns import short_turns
 
 if TYPE_CHECKING:
     from ..inference import ContextPair, Volume
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-#: seconds that a thread keeps Python's lock while others wait for it
-SWITCH_INTERVAL = 0.001
 #: seconds between two progress lines
 PROGRESS_INTERVAL = 0.1
 
@@ -75,20 +73,6 @@ class Event:
     picture: Picture | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     unexpected: bool = False
-
-
-@contextmanager
-def _short_turns() -> Iterator[None]:
-    """Let threads wait for Python's lock a fifth as long as usual.
-
-    A repaint takes the lock dozens of times; each time the worker may hold it for its turn.
-    """
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(min(usual, SWITCH_INTERVAL))
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
 
 
 class InferenceWorker:
@@ -184,7 +168,7 @@ class InferenceWorker:
             self._thread.start()
 
     def _loop(self) -> None:
-        with _short_turns():
+        with short_turns():
             self._work()
         self._cache = SnapshotCache()
         self._engine.release()
