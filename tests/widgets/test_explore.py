@@ -173,6 +173,26 @@ def test_a_study_goes_on_where_it_was_cancelled(dock, viewer, qtbot):
         assert draw.target not in draw.pairs
 
 
+def test_a_study_of_one_class_and_one_of_images(dock, viewer, state, qtbot):
+    state.context.choose_classes([2])
+    run(dock, qtbot)
+    assert dock.of.choices == ("2",) and dock.of.value == "2"
+    state.context.clear()
+    for index in (1, 2):
+        state.context.add_pair(viewer.layers[f"head {index}"], viewer.layers["head 3"])
+    qtbot.waitUntil(lambda: not state.context.pending, timeout=TIMEOUT)
+    dock.truth.value = viewer.layers["head 3"]
+    run(dock, qtbot)
+    assert dock.measure.value == "psnr" and dock.of.value == "image"
+    state.context.clear()
+    state.context.add_from_layers(viewer.layers)
+    qtbot.waitUntil(lambda: not state.context.pending, timeout=TIMEOUT)
+    state.context.choose_classes(None)
+    dock.truth.value = viewer.layers["truth"]
+    run(dock, qtbot)
+    assert dock.measure.value == "dice" and set(dock.of.choices) == {"all", "1", "2"}
+
+
 def test_pairs_are_chosen_by_the_open_bank(dock, state, qtbot, tmp_path, monkeypatch):
     from napari_medverse.bank.embedding import FeatureEmbedder
 
@@ -330,7 +350,7 @@ def test_a_class_stands_out_from_the_background_in_any_theme(viewer):
     colours = {None: "black", 0: "transparent", 1: "black", 2: "white", 3: "orange"}
     labels = Labels(np.zeros((2, 2, 2), int), colormap=DirectLabelColormap(color_dict=colours))
     for theme, hidden in (("dark", "1"), ("light", "2")):
-        style = style_of(theme, labels)
+        style = style_of(theme, labels, (1, 2, 3))
         assert 0.3 < np.mean(style.colour(hidden, 0)) < 0.8
         assert style.colour("3", 0) == pytest.approx((1, 0.647, 0), abs=0.01)
 

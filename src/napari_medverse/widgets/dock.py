@@ -124,6 +124,23 @@ class Dock(QWidget):
         bar.setStyleSheet(f"QProgressBar::chunk {{ background: {chunk}; }}")
         return bar
 
+    def add_progress(self) -> None:
+        """Add a bar and a line that tell how far the work is; see `show_progress`."""
+        self.bar, self.line = self.thin_bar(), QLabel(" ")
+        self.line.setWordWrap(True)
+        self.column.addWidget(self.bar)
+        self.column.addWidget(self.line)
+
+    def show_progress(self, model: Any) -> None:
+        """Show a model's state, line and fraction.
+
+        Busy until the first step is done; a spinner must not outlive an error.
+        """
+        busy = model.state == "running" and model.fraction == 0
+        self.bar.setRange(0, 0 if busy else 1000)
+        self.bar.setValue(round(1000 * model.fraction))
+        self.line.setText(model.line or " ")
+
     def attempt(self, action: Any, *args: Any) -> Any:
         """Run what a button asks for; an input error becomes a line in the dock."""
         self.say("")

@@ -35,6 +35,8 @@ from .marks import is_scratch
 if TYPE_CHECKING:
     import napari
 
+    from ..evaluation.study_report import Report
+
 #: pixels; plots below this cannot be read
 LEAST_RESULTS = 320
 #: milliseconds from a result to the plot
@@ -140,15 +142,14 @@ class ExploreDock(Dock):
         for button in (self.start, self.cancel, self.unsure):
             line.addWidget(button, 1)
         self.column.addLayout(line)
-        self.bar = self.thin_bar()
-        self.column.addWidget(self.bar)
-        self.line = QLabel(" ")
-        self.line.setWordWrap(True)
-        self.column.addWidget(self.line)
+        self.add_progress()
 
     def _build_results(self) -> None:
         self.measure = ComboBox(choices=lambda _: self._measures())
         self.of = ComboBox(choices=lambda _: self._classes())
+        # A value can only be shown once it is among the choices, which follow the report.
+        self.bindings.connect(self.model.events.report, self._reset_choices)
+        self.bindings.connect(self.model.events.measure, self.measure.reset_choices)
         self.bindings.two_way(self.measure, self.model, "measure")
         self.bindings.two_way(self.of, self.model, "of")
         self.export = QPushButton("Export")
@@ -236,9 +237,7 @@ class ExploreDock(Dock):
         self.start.setEnabled(not running)
         self.unsure.setEnabled(not running)
         self.cancel.setEnabled(running)
-        self.bar.setRange(0, 0 if running and model.fraction == 0 else 1000)
-        self.bar.setValue(round(1000 * model.fraction))
-        self.line.setText(model.line or " ")
+        self.show_progress(model)
         if model.state == "failed":
             self.say(model.error, problem=True)
         elif running:
@@ -250,8 +249,7 @@ class ExploreDock(Dock):
 
     def _show_results(self, *_: object) -> None:
         report = self.model.report
-        self.measure.reset_choices()
-        self.of.reset_choices()
+        self._reset_choices()
         self.export.setEnabled(report is not None and report.done > 0)
         if report is None:
             return
@@ -261,7 +259,11 @@ class ExploreDock(Dock):
         if canvas is self.table:
             self._show_table(report.table())
         else:
-            canvas.show_report(report, self.model.measure, self.model.of, self._style())
+            canvas.show_report(report, self.model.measure, self.model.of, self._style(report))
+
+    def _reset_choices(self, *_: object) -> None:
+        self.measure.reset_choices()
+        self.of.reset_choices()
 
     def _show_table(self, rows: list[list[str]]) -> None:
         header, *lines = rows
@@ -274,8 +276,9 @@ class ExploreDock(Dock):
         mode = QHeaderView.ResizeMode.ResizeToContents
         self.table.horizontalHeader().setSectionResizeMode(mode)
 
-    def _style(self) -> Style:
-        return style_of(self.viewer.theme, self.state.context.first_labels)
+    def _style(self, report: Report) -> Style:
+        classes = report.about["classes"]
+        return style_of(self.viewer.theme, self.state.context.first_labels, classes)
 
     def _measures(self) -> list[tuple[str, str]]:
         report = self.model.report
@@ -286,7 +289,7 @@ class ExploreDock(Dock):
         report = self.model.report
         if report is None:
             return [("all classes", ALL)]
-        style = self._style()
+        style = self._style(report)
         return [("all classes" if of == ALL else style.title(of), of) for of in report.choices]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,22 +18,22 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _LEAST_CONTRAST = 0.2
 
 
-def style_of(theme: str, labels: Labels | None) -> Style:
-    """Return napari's colours, and those and the names of a label layer's classes."""
+def style_of(theme: str, labels: Labels | None, classes: Iterable[int]) -> Style:
+    """Return napari's colours, and those and the names that a label layer gives to classes."""
     colours = get_theme(theme)
-    classes, titles = {}, {}
+    own, titles = {}, {}
     if labels is not None:
         names = dict(labels.features.get("name", {}))
-        for value in range(1, 256):
+        for value in classes:
             colour = labels.get_color(value)
             if colour is not None:
-                classes[str(value)] = _visible(colour[:3], colours)
+                own[str(value)] = _visible(colour[:3], colours)
         titles = {str(value): name for value, name in names.items() if isinstance(name, str)}
     return Style(
         colours.background.as_hex(),
         colours.text.as_hex(),
         colours.foreground.as_hex(),
-        classes,
+        own,
         titles,
     )
 

@@ -8,7 +8,6 @@ from magicgui.widgets import CheckBox, ComboBox, FloatSlider, LineEdit, SpinBox
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QHBoxLayout,
-    QLabel,
     QPushButton,
     QWidget,
 )
@@ -114,11 +113,7 @@ class LivePreviewDock(Dock):
         line.addWidget(self.once, 1)
         line.addWidget(self.cancel, 1)
         self.column.addLayout(line)
-        self.bar = self.thin_bar()
-        self.column.addWidget(self.bar)
-        self.line = QLabel(" ")
-        self.line.setWordWrap(True)
-        self.column.addWidget(self.line)
+        self.add_progress()
 
     def _build_look(self) -> None:
         self.threshold = FloatSlider(min=0.01, max=0.99, step=0.01)
@@ -222,10 +217,7 @@ class LivePreviewDock(Dock):
         preview = self.preview
         running = preview.state == "running"
         self.cancel.setEnabled(running)
-        # Busy until the first window is done; a spinner must not outlive an error.
-        self.bar.setRange(0, 0 if running and preview.fraction == 0 else 1000)
-        self.bar.setValue(round(1000 * preview.fraction))
-        self.line.setText(preview.line or " ")
+        self.show_progress(preview)
         if preview.state == "failed":
             self.say(preview.error, problem=True)
         elif running:

@@ -12,7 +12,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QMenu,
-    QProgressBar,
     QPushButton,
     QSpinBox,
     QWidget,
@@ -111,16 +110,7 @@ class RetrievalDock(Dock):
         line.addWidget(self.search, 1)
         line.addWidget(self.cancel, 1)
         self.column.addLayout(line)
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(False)
-        self.bar.setRange(0, 1000)
-        self.bar.setFixedHeight(8)
-        chunk = self.colour("current").name()
-        self.bar.setStyleSheet(f"QProgressBar::chunk {{ background: {chunk}; }}")
-        self.column.addWidget(self.bar)
-        self.line = QLabel(" ")
-        self.line.setWordWrap(True)
-        self.column.addWidget(self.line)
+        self.add_progress()
 
     def _build_hits(self) -> None:
         self.tree = HitTree(self.model, self.bindings)
@@ -267,9 +257,7 @@ class RetrievalDock(Dock):
     def _show_state(self, *_: Any) -> None:
         model = self.model
         running = model.state == "running"
-        self.bar.setRange(0, 0 if running and model.fraction == 0 else 1000)
-        self.bar.setValue(round(1000 * model.fraction))
-        self.line.setText(model.line or " ")
+        self.show_progress(model)
         notes = "" if model.found is None else " ".join(model.found.problems)
         self.say("" if running else model.error or notes, problem=True)
         self._show_buttons()
