@@ -18,7 +18,7 @@ PAIRS = 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=96)
+    parser.add_argument("--side", type=int, default=64)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NAPARI_MEDVERSE_CACHE"] = folder
@@ -44,6 +44,7 @@ def window(side: int) -> dict[str, dict[str, float]]:
     _, dock = viewer.window.add_plugin_dock_widget("napari-medverse", "Explore")
     dock.state.preview.target = viewer.layers["target"]
     dock.model.truth = viewer.layers["truth"]
+    dock.state.preview.align = "none"
     dock.model.repeats, dock.model.leave_one_out = 2, False
     spin(3.0)
     stalls = {"quiet": watch(viewer, lambda elapsed: elapsed > 5)}

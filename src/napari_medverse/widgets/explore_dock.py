@@ -182,11 +182,11 @@ class ExploreDock(Dock):
         self.column.addWidget(self.tabs, 1)
 
     def _build_plots(self) -> None:
-        """Make the plots once there is something to show: matplotlib takes long to import."""
+        """Make the plots once there is something to show: a study has imported matplotlib then."""
         from ..evaluation.study_plot import draw_sizes, draw_worths
         from .explore_plot import StudyCanvas
 
-        self.by_size, self.by_pair = StudyCanvas(draw_sizes), StudyCanvas(draw_worths)
+        self.by_size, self.by_pair = StudyCanvas(draw_sizes, fixed=True), StudyCanvas(draw_worths)
         self.by_size.setToolTip("Click a point to add its prediction as a layer")
         self.by_size.picked.connect(lambda draw: self.attempt(self.controller.show, draw))
         self.by_pair.setToolTip(

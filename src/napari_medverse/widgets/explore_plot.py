@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..evaluation.study_style import Style
 
 WIDTH, HEIGHT = 280, 230
+#: parts of width and height around the axes, for labels
+MARGINS = {"left": 0.2, "right": 0.97, "top": 0.96, "bottom": 0.19}
 
 
 class StudyCanvas(FigureCanvasQTAgg):
@@ -24,6 +26,8 @@ class StudyCanvas(FigureCanvasQTAgg):
     ----------
     paint
         `draw_sizes` or `draw_worths`, with the same arguments.
+    fixed
+        Keep the margins as they are: a third of the time, where labels are known to be short.
 
     Signals
     -------
@@ -33,8 +37,12 @@ class StudyCanvas(FigureCanvasQTAgg):
 
     picked = Signal(object)
 
-    def __init__(self, paint: Callable[[Any, Report, str, str, Style], dict]) -> None:
-        super().__init__(Figure(layout="constrained"))
+    def __init__(
+        self, paint: Callable[[Any, Report, str, str, Style], dict], fixed: bool = False
+    ) -> None:
+        super().__init__(Figure(layout=None if fixed else "constrained"))
+        if fixed:
+            self.figure.subplots_adjust(**MARGINS)
         self.setMinimumHeight(HEIGHT)
         self._paint = paint
         self._meanings: dict[Any, list[Any]] = {}

@@ -92,6 +92,9 @@ class Laboratory:
         from ..evaluation.study import Study, StudySettings
         from ..evaluation.study_report import Report
 
+        # It takes long, and the dock is about to need it: not in the window's thread.
+        from . import explore_plot  # noqa: F401
+
         settings = StudySettings(**question.settings)
         model, pairs = self._prepare(question, tell)
         targets = [self._volumes.pair(ref) for ref in question.targets]
