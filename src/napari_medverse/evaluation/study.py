@@ -193,6 +193,14 @@ class Study:
         own = self.targets[target].image.key
         return [i for i, pair in enumerate(self.pairs) if pair.image.key != own]
 
+    def context(self, draw: Draw) -> list[ContextPair]:
+        """Return the pairs of a draw as they are given to the network.
+
+        Their order is that of their content: the order of the context set must not change the
+        result, not even by rounding.
+        """
+        return sorted((self.pairs[i] for i in draw.pairs), key=_pair_identity)
+
     def identity(self, draw: Draw) -> str:
         """Return what tells a draw's result from any other, whatever study it is part of."""
         target = self.targets[draw.target]
@@ -259,8 +267,7 @@ class Study:
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Prediction | None:
         """Predict one draw; None where its pairs hold none of the classes."""
-        # The order of the context set must not change the result, not even by rounding.
-        pairs = sorted((self.pairs[i] for i in draw.pairs), key=_pair_identity)
+        pairs = self.context(draw)
         classes = None
         if self.task == "labels":
             held = {value for pair in pairs for value in pair.classes}
