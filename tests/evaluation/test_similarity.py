@@ -47,8 +47,13 @@ def test_nearest_by_bank_takes_what_its_search_ranks_first(bank):
 def test_by_bank_a_scan_of_the_set_goes_by_its_own_label_and_a_target_never(bank, monkeypatch):
     made, embedder, pairs = bank
     looked = []
-    monkeypatch.setattr(embedder, "first_mask", lambda image, *a: looked.append(image.name) or near)
     near = pairs[4].label.data
+
+    def first_mask(image, *_, **__):
+        looked.append(image.name)
+        return near
+
+    monkeypatch.setattr(embedder, "first_mask", first_mask)
     settings = StudySettings((1, 2), 1, sampling="farthest", options=PLAIN)
     # A target that is in the bank with its label: neither that nor its row may be looked at.
     study = Study(
