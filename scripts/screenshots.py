@@ -12,6 +12,8 @@ committed.
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,14 +41,17 @@ def main() -> None:
     )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.only in (None, "preview"):
-        preview_pictures(options.out, options.timeout)
-    if options.only in (None, "explore"):
-        explore_pictures(options.out, options.timeout)
-    if options.only in (None, "retrieval"):
-        retrieval_pictures(options.out, options.timeout)
-    if options.only in (None, "session"):
-        session_pictures(options.out, options.timeout)
+    makers = {
+        "preview": preview_pictures,
+        "explore": explore_pictures,
+        "retrieval": retrieval_pictures,
+        "session": session_pictures,
+    }
+    with tempfile.TemporaryDirectory() as cache:
+        # A new user's: no sessions, results or alignments of whoever runs this.
+        os.environ["NAPARI_MEDVERSE_CACHE"] = cache
+        for name in [options.only] if options.only else makers:
+            makers[name](options.out, options.timeout)
 
 
 def preview_pictures(folder: Path, timeout: float) -> None:
@@ -69,8 +74,6 @@ def preview_pictures(folder: Path, timeout: float) -> None:
 
 def session_pictures(folder: Path, timeout: float) -> None:
     """Photograph the Session dock after a session was opened whose files were moved."""
-    import tempfile
-
     import napari
 
     from napari_medverse.io import write_nifti
@@ -114,8 +117,6 @@ def session_pictures(folder: Path, timeout: float) -> None:
 
 def retrieval_pictures(folder: Path, timeout: float) -> None:
     """Photograph the Retrieval dock after a search in a bank of the sample heads."""
-    import tempfile
-
     import napari
 
     from napari_medverse.widgets.demo import PLUGIN, add_cohort
