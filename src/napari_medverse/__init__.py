@@ -4,10 +4,10 @@ The public names below are imported on first use: importing the package is
 cheap and does not import torch.
 """
 
-import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .allocation import tune_allocator
 
 if TYPE_CHECKING:
     from .inference import ContextPair, ContextSet, Volume, predict, stream
@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-if sys.platform == "linux":
-    # torch asks for this when it makes its first tensor: large ones then lie in pages of 2 MB. In
-    # pages of 4 kB, the system takes longer to hand them out than most operations to fill them.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+tune_allocator()
 
 _ROOMS = {
     "load_model": ".weights",

@@ -33,14 +33,12 @@ class Conv3d(nn.Conv3d):
             # Down-sampling is the only other kind, with a wider kernel.
             if self.kernel_size == (3, 3, 3) and winograd.pays(x, self.weight):
                 return winograd.conv3d(x, self.weight, self.bias)
-            return torch.mkldnn_convolution(
-                x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-            )
+            return _onednn(x, self.weight, self.bias, self.stride, self.padding)
         return super().forward(x)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return a 1x1x1 convolution of a channels-last map as the matrix product that it is.
+    """Return a 1x1x1 convolution of a channels-last map: by oneDNN, or as a matrix product.
 
     Parameters
     ----------
@@ -49,8 +47,20 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     weight, bias
         Of the convolution, (O, C, 1, 1, 1) and (O,).
     """
+    if _is_cpu_float32(x) and not torch.is_grad_enabled():
+        return _onednn(x, weight, bias)
     voxels = x.permute(0, 2, 3, 4, 1)
     return F.linear(voxels, weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
+
+
+def _onednn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+) -> Tensor:
+    return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
 
 
 def _is_cpu_float32(x: Tensor) -> bool:

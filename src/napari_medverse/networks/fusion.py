@@ -96,6 +96,17 @@ def pool_tokens(x: Tensor, blocks: int, layout: str) -> Tensor:
     return x.reshape(batch, blocks**3, channels) * (blocks**3 / math.prod(grid))
 
 
+def _weighted(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """Return ``weights @ cat(values, dim=1)``; values are too large to be copied together."""
+    if is_plain():
+        return weights @ torch.cat(tuple(values), dim=1)
+    first, *others = zip(weights.chunk(len(values), dim=2), values, strict=True)
+    out = torch.bmm(*first)
+    for share, value in others:
+        out = torch.baddbmm(out, share, value) if out.requires_grad else out.baddbmm_(share, value)
+    return out
+
+
 def _cut(grid: Sequence[int], blocks: int, layout: str) -> list[int]:
     """Split every axis in two: the token index is the fast part when strided."""
     parts = []
@@ -172,9 +183,8 @@ class BlockwiseCrossAttention(nn.Module):
             pooled = pool_tokens(source, p, self.layout)
             keys.append(self.k_proj(pooled) + fit_positions(position, p))
             values.append(to_tokens(source, p, self.layout))
-        k, v = torch.cat(keys, dim=1), torch.cat(values, dim=1)
-
+        k = torch.cat(keys, dim=1)
         weights = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(self.width), dim=-1)
-        out = weights.to(v.dtype) @ v
-        out = out.reshape(-1, p**3, v.shape[-1])
+        out = _weighted(weights.to(values[0].dtype), values)
+        out = out.reshape(-1, p**3, out.shape[-1])
         return from_tokens(out, query.shape, p, self.layout)

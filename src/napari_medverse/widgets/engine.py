@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..allocation import give_back
 from ..errors import MedverseError
 from .rows import AlignmentStatus
 from .settings import Preferences
@@ -167,6 +168,7 @@ class LocalEngine:
     def release(self) -> None:
         """Give the memory of model and cache back."""
         self._model = self._cache = None
+        give_back()
 
 
 @dataclass(frozen=True, eq=False)
