@@ -55,3 +55,15 @@ def test_torch_is_imported_with_its_libraries_loaded_before():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ("[False] 2.0" if sys.platform == "linux" else "[] 2.0")
+
+
+@pytest.mark.parametrize("name", ["medverse-mini", "iris-mini"])
+def test_loading_weights_does_not_bring_the_compiler(name):
+    heavy = ("torch._dynamo", "torch._inductor", "torch.onnx", "sympy")
+    code = (
+        "import sys; from napari_medverse import load_model; "
+        f"load_model({name!r}, 'cpu', 'exact'); "
+        f"print(*(m for m in {heavy!r} if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -64,14 +64,14 @@ class Calls:
         network = model.network
         encode_context, decode = network.encode_context, network.decode
 
-        def count_context(image, label, target, *, autoregressive=False, task="labels"):
+        def count_context(image, label, target, *, autoregressive=False, **options):
             if autoregressive:
                 self.autoregressive += 1
             else:
                 for number in range(image.shape[1]):
                     crops = (target.image, image[:, number], label[:, number])
                     self.pairs[tuple(crop.numpy().tobytes() for crop in crops)] += 1
-            return encode_context(image, label, target, autoregressive=autoregressive, task=task)
+            return encode_context(image, label, target, autoregressive=autoregressive, **options)
 
         def count_decode(*args, **kwargs):
             self.decode += 1

@@ -174,8 +174,9 @@ def test_windows_in_view_come_first():
 def test_the_target_is_encoded_once_for_all_classes():
     model, target = tiny_model(), scan((14, 15, 16), 0)
     pairs = pairs_for((14, 15, 16), 2, classes=(1, 2, 3))
-    counts = {"target": 0, "context": 0}
+    counts = {"target": 0, "context": 0, "images": 0}
     encode_target, encode_context = model.network.encode_target, model.network.encode_context
+    encode_images = model.network.encode_images
 
     def count_target(*args, **kwargs):
         counts["target"] += 1
@@ -185,10 +186,15 @@ def test_the_target_is_encoded_once_for_all_classes():
         counts["context"] += 1
         return encode_context(*args, **kwargs)
 
+    def count_images(*args, **kwargs):
+        counts["images"] += 1
+        return encode_images(*args, **kwargs)
+
     model.network.encode_target, model.network.encode_context = count_target, count_context
+    model.network.encode_images = count_images
     out = predict(model, target, pairs, align="none")
     assert out.classes == (1, 2, 3)
-    assert counts == {"target": 1, "context": 3 * 2}
+    assert counts == {"target": 1, "context": 3 * 2, "images": 2}
 
 
 def test_several_classes_equal_one_at_a_time():

@@ -1,5 +1,6 @@
 """One window at a time: crops in, network, prediction out, with everything known reused."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from .sources import Crop, Indices, PlacedImage, PlacedPair
 
 # Crops of context images kept while the classes of one window are predicted.
 _CROP_BYTES = 1 << 27
+# What the network makes of context images alone, kept for the classes of one window.
+_MAP_BYTES = 1 << 28
 # Crops of context pairs kept from when they are hashed to when they are encoded; those beyond are
 # read twice, so that memory does not grow with the number of pairs.
 _WAITING_BYTES = 1 << 24
@@ -124,6 +127,7 @@ class _Window:
         self.weights = (runner.model.fingerprint, runner.model.precision, str(self.device))
         self.position = position
         self._features = None
+        self._image_maps: dict[tuple[Crop, ...], tuple[Tensor, ...]] = {}
         self.target = self._crop(
             lambda: runner.target.read(level.grid_to_target, indices, runner.mode),
             lambda: ("image", runner.target.identity, self.place),
@@ -181,13 +185,31 @@ class _Window:
         self._check()
         images = torch.stack([self._to_device(image)[0] for image, _ in group])[None]
         labels = torch.stack([self._to_device(label)[0] for _, label in group])[None]
+        maps = self._maps_of(tuple(image for image, _ in group), images)
         self._let_go(group)
         with computing(self.runner.model.precision, self.device):
             features = self.network.encode_context(
-                images, labels, self._target_features(), task=self.runner.task
+                images,
+                labels,
+                self._target_features(),
+                task=self.runner.task,
+                image_maps=maps,
             )
         self._keep(key, features, features.nbytes, "context features", 2)
         return features
+
+    def _maps_of(self, group: tuple[Crop, ...], images: Tensor) -> tuple[Tensor, ...]:
+        """Return what all classes of a window share of a group's images, for as far as it fits."""
+        if len(self.runner.classes) == 1:
+            return ()
+        if group not in self._image_maps:
+            with computing(self.runner.model.precision, self.device):
+                maps = self.network.encode_images(images)
+            kept = itertools.chain(maps, *self._image_maps.values())
+            if sum(each.nbytes for each in kept) > _MAP_BYTES:
+                return maps
+            self._image_maps[group] = maps
+        return self._image_maps[group]
 
     def _target_features(self):
         if self._features is None:

@@ -31,8 +31,13 @@ class ContextNetwork(nn.Module):
         *,
         autoregressive: bool = False,
         task: str = "labels",
+        image_maps: tuple[Tensor, ...] = (),
     ) -> ContextFeatures:
         raise TypeError(f"{type(self).__name__} does not define encode_context")
+
+    def encode_images(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return what ``encode_context`` can share between labels of the same images."""
+        return ()
 
     def decode(self, target: TargetFeatures, semantic, autoregressive=None, **options) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not define decode")

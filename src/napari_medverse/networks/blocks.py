@@ -187,6 +187,16 @@ def join(conv: nn.Conv3d, first: Tensor, second: Tensor) -> Tensor:
     return left + right if torch.is_grad_enabled() else right.add_(left)
 
 
+def drawn(shape: tuple[int, ...], std: float) -> Tensor:
+    """Return normal numbers for a learned table to start from.
+
+    On the meta device, where a network is made only to be loaded, nothing is drawn: to do so
+    imports torch's compiler, more than a second of Python during which no window is drawn either.
+    """
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_(std=std)
+
+
 def stack_pairs(image: Tensor, label: Tensor) -> Tensor:
     """Fold images and labels, (B, L, 1, D, H, W) each, to (B L, 2, D, H, W)."""
     return laid_out(torch.cat([image, label], dim=2).flatten(0, 1))

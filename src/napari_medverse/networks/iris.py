@@ -30,6 +30,7 @@ from .blocks import (
     ResidualUnit,
     TargetEncoder,
     TargetUp,
+    drawn,
     pixel_shuffle,
     pixel_unshuffle,
     upsample,
@@ -143,7 +144,7 @@ class TaskEncoding(nn.Module):
         super().__init__()
         self.ratio = ratio
         thin = width // _SHUFFLE**3
-        self.queries = nn.Parameter(torch.randn(queries, width))
+        self.queries = nn.Parameter(drawn((queries, width), 1.0))
         self.merge = Conv3d(thin + ratio**3, thin, 1)
         self.cross = Attention(width, width, heads)
         self.own = Attention(width, width, heads)
@@ -204,7 +205,7 @@ class MaskDecoder(nn.Module):
         self.vectors = nn.Sequential(
             nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, sum(self.sizes))
         )
-        nn.init.normal_(self.vectors[-1].weight, std=0.02)
+        self.vectors[-1].weight = nn.Parameter(drawn(self.vectors[-1].weight.shape, 0.02))
         nn.init.zeros_(self.vectors[-1].bias)
         with torch.no_grad():
             self.vectors[-1].bias[-1] = SIMILARITY_START

@@ -24,6 +24,7 @@ from .blocks import (
     ResidualUnit,
     TargetEncoder,
     TargetUp,
+    drawn,
     gelu_of_sum,
     join,
     mean_over_pairs,
@@ -202,9 +203,9 @@ class Medverse(ContextNetwork):
         self.sincos_pos_embed = nn.Parameter(
             position_table(blocks, width).unsqueeze(0), requires_grad=False
         )
-        self.target_code = nn.Parameter(torch.randn(width) * 0.02)
-        self.image_context_code = nn.Parameter(torch.randn(width) * 0.02)
-        self.image_context_embedding = nn.Parameter(torch.randn(channels[0]) * 0.02)
+        self.target_code = nn.Parameter(drawn((width,), 0.02))
+        self.image_context_code = nn.Parameter(drawn((width,), 0.02))
+        self.image_context_embedding = nn.Parameter(drawn((channels[0],), 0.02))
         folded = stem**3
         self.target_encoder = TargetEncoder(channels, conv_layers, folded)
         self.context_unet = ContextUNet(
@@ -221,7 +222,17 @@ class Medverse(ContextNetwork):
 
     def encode_target(self, target: Tensor) -> TargetFeatures:
         """Encode the target (B, 1, D, H, W)."""
-        return TargetFeatures(target, *self._encode_images(target))
+        return TargetFeatures(target, *self._encode(target))
+
+    def encode_images(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return what prototypes are averages of, bottleneck first, (B L, C, d, h, w).
+
+        Images are (B, L, 1, D, H, W). A network without prototypes returns nothing.
+        """
+        if not self.prototypes:
+            return ()
+        shortcuts, bottleneck = self._encode(image.flatten(0, 1))
+        return (bottleneck, *reversed(shortcuts))
 
     def encode_context(
         self,
@@ -231,8 +242,13 @@ class Medverse(ContextNetwork):
         *,
         autoregressive: bool = False,
         task: str = "labels",
+        image_maps: tuple[Tensor, ...] = (),
     ) -> ContextFeatures:
-        """Encode a group of pairs, (B, L, 1, D, H, W) each, to their mean features."""
+        """Encode a group of pairs, (B, L, 1, D, H, W) each, to their mean features.
+
+        ``image_maps`` is what :meth:`encode_images` gave for the images, which need not be
+        encoded again for every label.
+        """
         positions = self._positions()
         own = positions.autoregressive if autoregressive else positions.semantic
         marker = self.image_context_embedding if autoregressive else None
@@ -242,7 +258,8 @@ class Medverse(ContextNetwork):
         maps = self.context_unet(folded, target.shortcuts, own, positions.target, marker=marker)
         statistics: tuple[Tensor, ...] = ()
         if self.prototypes and not autoregressive:
-            statistics = self._prototype_statistics(pairs, count)
+            maps_of_images = image_maps or self.encode_images(image)
+            statistics = proto.measure(maps_of_images, pairs[:, 1:], count, self.blocks)
         trial: tuple[Tensor, ...] = ()
         if self.mixture and task == "image" and not autoregressive:
             trial = mixing.try_on(pairs[:, :1], pairs[:, 1:], target.image, count)
@@ -368,9 +385,5 @@ class Medverse(ContextNetwork):
         table = self.sincos_pos_embed[0]
         return Positions(table + self.target_code, table, table + self.image_context_code)
 
-    def _encode_images(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _encode(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         return self.target_encoder(pixel_unshuffle(images, self.stem))
-
-    def _prototype_statistics(self, pairs: Tensor, count: int) -> tuple[Tensor, ...]:
-        shortcuts, bottleneck = self._encode_images(pairs[:, :1])
-        return proto.measure((bottleneck, *reversed(shortcuts)), pairs[:, 1:], count, self.blocks)

@@ -115,6 +115,7 @@ class Neuroverse3D(ContextNetwork):
         *,
         autoregressive: bool = False,
         task: str = "labels",
+        image_maps: tuple[Tensor, ...] = (),
     ) -> ContextFeatures:
         """Encode a group of pairs, (B, L, 1, D, H, W) each, to their mean maps (equation 1)."""
         if autoregressive:

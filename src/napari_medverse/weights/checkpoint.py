@@ -128,7 +128,7 @@ def published_config(
 def load_strictly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a network that has exactly these keys and shapes.
 
-    A network on the meta device gets its memory here, after the check: a file may state sizes
+    A network on the meta device is given its tensors here, after the check: a file may state sizes
     that no memory holds.
 
     Raises
@@ -161,9 +161,9 @@ def load_strictly(network: nn.Module, tensors: dict[str, Tensor], path: Path) ->
         raise CheckpointError(
             f"{path} does not fit {type(network).__name__} ({'; '.join(parts)}).{hint}"
         )
-    if any(value.is_meta for value in network.parameters()):
-        network.to_empty(device="cpu")
-    network.load_state_dict({name: value.float() for name, value in tensors.items()})
+    on_meta = any(value.is_meta for value in network.parameters())
+    own_copies = {name: value.float().clone() for name, value in tensors.items()}
+    network.load_state_dict(own_copies, assign=on_meta)
 
 
 def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

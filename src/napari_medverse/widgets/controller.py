@@ -87,6 +87,7 @@ class PreviewController(QObject):
         self.preview.events.show.connect(self._on_show)
         self._layers.events.removed.connect(self._on_layer_removed)
         self._on_target()
+        self._worker.open()
 
     def stop(self, timeout: float = 0.0) -> None:
         """Disconnect, end the worker, and take the preview away."""

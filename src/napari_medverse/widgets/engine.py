@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,24 @@ class LocalEngine:
             except MedverseError:
                 return {}  # loading it will say what is wrong
         return self._described[name]
+
+    def warm(self) -> None:
+        """Import what predicting needs, before there is anything to predict.
+
+        Imports hold Python's lock for so long that the window stands still; as a dock opens that
+        is less of a nuisance than while a user pans.
+        """
+        from ..torch_import import import_torch
+
+        import_torch()
+        import torch
+
+        from ..inference import streaming  # noqa: F401
+        from ..weights import load_model  # noqa: F401
+
+        # A repaint that waits for a core holds all of torch's threads up, and they it.
+        spare = max(1, (os.cpu_count() or 2) - 1)
+        torch.set_num_threads(min(torch.get_num_threads(), spare))
 
     def load(self, name: str) -> Model:
         """Return the model of a name, loaded once."""

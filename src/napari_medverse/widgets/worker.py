@@ -118,6 +118,10 @@ class InferenceWorker:
         """Return the mark of a volume as the last job read it; None if it did not."""
         return self._cache.mark(key)
 
+    def open(self) -> None:
+        """Start the thread, which gets ready before there is a job."""
+        self._wake()
+
     def submit(self, job: Job) -> None:
         """Run a job as soon as the one that runs has stopped."""
         with self._condition:
@@ -169,6 +173,11 @@ class InferenceWorker:
 
     def _loop(self) -> None:
         with short_turns():
+            try:
+                self._engine.warm()
+            except Exception:
+                # Loading the model fails alike, and tells the user.
+                log.exception("cannot get ready to predict")
             self._work()
         self._cache = SnapshotCache()
         self._engine.release()
