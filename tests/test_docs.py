@@ -127,8 +127,12 @@ def test_quality_tables_show_what_the_json_holds(tables, tmp_path):
     entry |= {"dice": 0.8125, "dice_sd": 0.02, "dice_missing": 1}
     unknown = entry | {"method": "copy", "dice": None, "dice_sd": None}
     content = {"about": {"model": "tiny"}, "summary": [entry, unknown]}
+    compared = {"contexts": 2, "against": "random", "retrieved": 0.75, "drawn": 0.5}
+    compared |= {"difference": 0.25, "error": 0.125, "better": 3, "targets": 4}
+    content["comparison"] = [compared]
     (tmp_path / "some.json").write_text(json.dumps(content))
     (tmp_path / "speed.json").write_text(json.dumps({"lines": []}))
     shown = tables.render(tmp_path)
     assert "| skull | vote | 0.812 ± 0.020 (1 missing) |" in shown
+    assert "| 2 | random | 0.750 | 0.500 | +0.250 ± 0.125 | 3 of 4 |" in shown
     assert "**some** (tiny)" in shown and "copy" not in shown and "speed" not in shown

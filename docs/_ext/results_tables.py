@@ -45,6 +45,9 @@ def quality_tables(data: dict[str, Any]) -> str:
             if held:
                 parts.append(f"{_code(dataset)}: {title}, mean ± standard deviation")
                 parts.append(_by_size(held, measure, digits))
+    if data.get("comparison"):
+        parts.append("Mean Dice with retrieved pairs against pairs drawn, target by target")
+        parts.append(_comparison(data["comparison"]))
     return "\n\n".join(parts)
 
 
@@ -63,6 +66,23 @@ def speed_table(name: str, folder: Path = RESULTS) -> str:
     machine = data["machine"]
     origin = f"{data['date']}, {machine['processor']}, {machine['threads']} thread(s)"
     return f"{_table(['', 'figure', 'bar', 'note'], rows)}\n\n({origin})"
+
+
+def _comparison(entries: list[dict[str, Any]]) -> str:
+    """Return the comparison that `evaluate --retrieval` makes."""
+    header = ["pairs a class", "drawn", "retrieved", "drawn ones", "difference ± standard error"]
+    rows = [
+        [
+            str(entry["contexts"]),
+            entry["against"],
+            f"{entry['retrieved']:.3f}",
+            f"{entry['drawn']:.3f}",
+            f"{entry['difference']:+.3f} ± {entry['error']:.3f}",
+            f"{entry['better']} of {entry['targets']}",
+        ]
+        for entry in entries
+    ]
+    return _table([*header, "targets that gain"], rows)
 
 
 def _by_size(entries: list[dict[str, Any]], measure: str, digits: int) -> str:
