@@ -20,9 +20,9 @@ import napari_medverse
 import numpy as np
 
 def probe():
-    np.ones(16 << 20, np.float32)
+    np.ones(8 << 20, np.float32)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(16 << 20, np.float32)
+    np.ones(8 << 20, np.float32)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 thread = threading.Thread(target=probe)
@@ -51,7 +51,7 @@ def test_freed_memory_is_used_again_in_any_thread():
     "environment", [{SWITCH: "off"}, {"MALLOC_TRIM_THRESHOLD_": "1000000"}], ids=["switch", "user"]
 )
 def test_the_allocator_is_left_alone_where_it_is_asked_for(environment):
-    pages = (16 << 20) * 4 // os.sysconf("SC_PAGE_SIZE")
+    pages = (8 << 20) * 4 // os.sysconf("SC_PAGE_SIZE")
     assert faults(**environment) > pages // 2
 
 
@@ -64,11 +64,11 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1])
 
 # The small one lies above the large one, so that the heap cannot shrink from its end.
-large, small = np.ones(16 << 20, np.float32), [bytes(600) for _ in range(2000)]
+large, small = np.ones(8 << 20, np.float32), [bytes(600) for _ in range(2000)]
 del large
 held = resident()
 give_back()
 print(held - resident())
 """
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert int(done.stdout) > (16 << 20) * 4 // os.sysconf("SC_PAGE_SIZE") // 2
+    assert int(done.stdout) > (8 << 20) * 4 // os.sysconf("SC_PAGE_SIZE") // 2

@@ -23,7 +23,7 @@ DOCUMENT = FOLDER.parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Speed and memory
 
 Made by `tox -e bench` from `benchmarks/results`; do not edit. Figures are ratios within one run
-(runs in turn, medians, one thread, processor time; see `benchmarks/speed/harness.py`). "Plain" is
+(medians, one thread, processor time; see `benchmarks/speed/harness.py`). "Plain" is
 the same network in fp32, default memory format, textbook operations, no cache
 (`precision="plain"`). Peak memory is the operating system's.
 
@@ -37,12 +37,21 @@ operations; full-size Medverse, 64^3, one pair, one thread, AMD EPYC with AVX-51
 | copies between memory layouts | 20 % | 8 % |
 | mixing planes for minimal filtering | none | 8 % |
 
-Processor time, plain over exact, both in pages of 4 kB: 1.1 before (4 pairs: 12.4 and
-11.2 s), 1.9 after (one pair: 5.6 and 2.9 s); `fast` took 1.8 s where plain took 4.9 to 5.4 s.
+A third of the time of a forward pass went into memory that the system mapped and cleared for
+every map; from the import of the plugin on, maps up to 64 MB take memory that others have left.
+Larger ones (full-size networks at 128^3) are still mapped each time: kept in a heap they left holes
+of their size. Loading weights no longer imports torch's compiler (1.3 to 0.2 s of processor time).
 
-On a processor without AMX, bfloat16 convolutions do at most twice the multiplications of fp32 a
-second (measured: 48 to 63 and 99 to 127 billion), so `fast` cannot be 8 times `plain` there, whose
-convolutions run at 37 to 64 billion.
+What was tried and not taken: minimal filtering along all three axes, F(4 x 4 x 4) (error 2e-5, 8
+times fewer multiplications): 57 to 64 billion multiplications' worth a second at 32 channels, where
+the form in use does 67 to 77, and 90 to 130 at 128 channels, where little time is spent; matrix
+products of that shape run at 30 to 38 billion a second here. Classes cannot be computed together:
+the context U-Net and the decoder see the label, so that only what images alone tell is shared. For
+many classes take Iris weights, which do 15 in 1.13 times the time of one. Of the 153 windows of the
+256^3 target, 28 belong to the coarse levels and 25 meet the slice in view: 0.35 of the work.
+
+The bound on `fast` is in the rows "the most that ...": all multiplications of the network at the
+measured rate of a matrix product, and nothing else.
 
 | | figure | bar | met | note |
 |---|---|---|---|---|

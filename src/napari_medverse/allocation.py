@@ -18,8 +18,9 @@ SWITCH = "NAPARI_MEDVERSE_ALLOCATOR"
 # Of the GNU C library's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _SETTINGS = {
-    # Larger ones, a user's volumes rather than maps, go back to the system at once.
-    _MMAP_THRESHOLD: 1 << 29,
+    # Larger ones go back to the system at once: holes that a heap is left with are as large as what
+    # lay in them (32 MB tensors made and freed in turn end in a heap of half a gigabyte).
+    _MMAP_THRESHOLD: 1 << 26,
     _TRIM_THRESHOLD: (1 << 31) - 1,
     _TOP_PAD: 1 << 26,
     # The heaps of other threads cannot hold large tensors: all threads share the main one.
