@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QScrollArea,
     QSizePolicy,
-    QStyle,
     QVBoxLayout,
     QWidget,
 )
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 #: pixels; lines that wrap need more than a layout's hint says
 ROOM_FOR_LINES = 30
-LEAST_WIDTH = 330
 
 
 class Dock(QWidget):
@@ -52,6 +50,7 @@ class Dock(QWidget):
         self.bindings = Bindings()
         self._token = id(self)
         self._was_docked = self._placed = False
+        self.setMinimumWidth(330)
         self.column = self._scrolling_column()
         self.message = QLabel()
         self.message.setWordWrap(True)
@@ -79,14 +78,15 @@ class Dock(QWidget):
         return column
 
     def sizeHint(self) -> QSize:
-        return self._content.sizeHint() + QSize(0, ROOM_FOR_LINES)
+        return self._content.sizeHint()
 
     def minimumSizeHint(self) -> QSize:
-        # A scroll area would ask for little, and docks in one column get what they ask for. Before
-        # it has its place a dock asks for no height, or else the window would grow.
-        bar = self.style().pixelMetric(QStyle.PixelMetric.PM_ScrollBarExtent)
-        height = min(self.sizeHint().height(), self.least_height) if self._placed else 0
-        return QSize(max(self._content.minimumSizeHint().width() + bar, LEAST_WIDTH), height)
+        width, height = self._content.minimumSizeHint().width(), 0
+        if self._placed:
+            # A scroll area would ask for little, and docks in one column get what they ask for.
+            # Before it has its place a dock asks for nothing, or else the window would grow.
+            height = min(self._content.sizeHint().height() + ROOM_FOR_LINES, self.least_height)
+        return QSize(width, height)
 
     def event(self, event: QEvent) -> bool:
         if event.type() == QEvent.Type.ParentChange:
