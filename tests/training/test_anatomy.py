@@ -77,7 +77,7 @@ def test_windows_of_unaligned_specimens_show_one_place_of_the_view_or_of_the_ana
     monkeypatch, follow
 ):
     monkeypatch.setattr(pose, "_FOLLOW", follow)
-    monkeypatch.setitem(pose._SPREAD, "strong", (0.0, 0.0, 0.0))
+    monkeypatch.setitem(pose._SPREAD, "strong", (0.0, 0.0, 0.0, 0.0))
     anatomy = random_anatomy(np.random.default_rng(1), 32, {"body": 1.0})
     first, *others = pose.episode_poses(np.random.default_rng(4), anatomy, 4, "strong", 0.4, 0.3)
     away = np.linalg.norm(first.offset - anatomy.centre)

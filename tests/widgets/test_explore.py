@@ -268,11 +268,15 @@ def test_a_study_and_a_preview_share_the_memory(dock, state, engine, qtbot):
     assert study.cache.max_bytes <= limit
 
 
-def test_a_full_disk_is_told_and_what_is_done_is_kept(dock, qtbot):
+def test_a_full_disk_is_told_and_what_is_done_is_kept(dock, qtbot, monkeypatch):
+    # On the console the warning would meet the full disk, too, where output goes to a file.
+    told = []
+    monkeypatch.setattr("napari_medverse.widgets.explore_controller.show_warning", told.append)
     with full_disk(10):
         dock.start.click()
         qtbot.waitUntil(lambda: dock.model.state == "failed", timeout=TIMEOUT)
     assert "results.jsonl: cannot be written" in dock.message.text()
+    assert len(told) == 1 and "cannot be written" in told[0]
     run(dock, qtbot)
     assert dock.model.report.complete
 
