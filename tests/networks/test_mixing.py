@@ -34,7 +34,7 @@ def test_each_candidate_can_be_preferred_within_reach():
     even = torch.cat(expected, dim=1).mean(dim=1, keepdim=True)
     for number, image in enumerate(expected):
         mixed = mixing.mix(target, choose(number), trial, coarse)
-        share = 1 / (1 + (mixing.CANDIDATES - 1) * math.exp(-2))
+        share = 1 / (1 + (mixing.CANDIDATES - 1) * math.exp(-0.5))
         others = (even * mixing.CANDIDATES - image) / (mixing.CANDIDATES - 1)
         torch.testing.assert_close(mixed, share * image + (1 - share) * others, atol=5e-3, rtol=0)
 
