@@ -27,15 +27,10 @@ Made by `tox -e bench` from `benchmarks/results`; do not edit. Figures are ratio
 the same network in fp32, default memory format, textbook operations, no cache
 (`precision="plain"`). Peak memory is the operating system's.
 
-Where the time of a forward pass in fp32 went, and goes (torch's profiler, shares of the largest
-operations; full-size Medverse, 64^3, one pair, one thread, AMD EPYC with AVX-512):
-
-| | before | after |
-|---|---|---|
-| 3x3x3 and down-sampling convolutions | 58 % | 69 %, most of it by minimal filtering |
-| 1x1x1 and small convolutions, unfolded by torch | 18 % | none: matrix products, oneDNN |
-| copies between memory layouts | 20 % | 8 % |
-| mixing planes for minimal filtering | none | 8 % |
+In a profile by hand (torch's profiler, a forward pass in fp32 of full-size Medverse, 64^3, one
+pair), 1x1x1 and small convolutions that torch unfolded took 18 % before and none now, since they
+are matrix products; copies between memory layouts 20 % before and 8 % now. What is left is mostly
+3x3x3 convolutions, by minimal filtering.
 
 A third of the time of a forward pass went into memory that the system mapped and cleared for
 every map; from the import of the plugin on, maps up to 64 MB take memory that others have left.
