@@ -28,8 +28,13 @@ def test_each_candidate_can_be_preferred_within_reach():
     gram = 0.01 * torch.eye(mixing.CANDIDATES)[None]
     gram[:, 0, 0] *= 2
     trial = mixing.Trial(gram, label)
-    expected = [target, torch.full_like(target, 0.4), coarse, *mixing.filtered(target)]
-    expected += [label, *mixing.compared(target, label)]
+    expected = [
+        target,
+        torch.full_like(target, 0.4),
+        coarse,
+        *mixing.filtered(target, mixing.surround(target)),
+    ]
+    expected += [label, *mixing.compared(target, label, mixing.surround(target))]
     assert len(expected) == mixing.CANDIDATES
     even = torch.cat(expected, dim=1).mean(dim=1, keepdim=True)
     for number, image in enumerate(expected):
@@ -43,7 +48,11 @@ def test_what_is_not_there_is_not_mixed_in():
     """No coarse prediction, no pairs: what needs them has no share."""
     target = smooth_image()
     raw = torch.zeros(1, mixing.OUTPUTS, 16, 16, 16)
-    there = [target, torch.full_like(target, 0.5), *mixing.filtered(target)]
+    there = [
+        target,
+        torch.full_like(target, 0.5),
+        *mixing.filtered(target, mixing.surround(target)),
+    ]
     expected = torch.cat(there, dim=1).mean(dim=1, keepdim=True)
     torch.testing.assert_close(mixing.mix(target, raw), expected)
 
@@ -84,7 +93,7 @@ def test_the_median_removes_salt_and_pepper_that_smoothing_spreads():
     generator = torch.Generator().manual_seed(0)
     hit = torch.rand(clean.shape, generator=generator) < 0.05
     spoilt[hit] = (torch.rand(int(hit.sum()), generator=generator) < 0.5).float()
-    smooth, _, median, *_ = mixing.filtered(spoilt)
+    smooth, _, median, *_ = mixing.filtered(spoilt, mixing.surround(spoilt))
     assert (median - clean).abs().mean() < 0.3 * (smooth - clean).abs().mean()
 
 
@@ -92,7 +101,7 @@ def test_holes_are_filled_from_around():
     clean = smooth_image()
     spoilt = clean.clone()
     spoilt[..., 5:9, 5:9, 5:9] = 0
-    filled = mixing.filtered(spoilt)[4]
+    filled = mixing.filtered(spoilt, mixing.surround(spoilt))[4]
     assert (filled - clean)[..., 5:9, 5:9, 5:9].abs().max() < 0.1
     torch.testing.assert_close(filled[..., 9:, :, :], spoilt[..., 9:, :, :])
 
@@ -105,7 +114,7 @@ def test_dark_noise_is_no_hole_and_holes_take_the_other_specimens_intensity():
     spoilt[background] = 0
     spoilt[..., 5:9, 5:9, 5:9] = 0
     other = clean + 0.03
-    patched, _ = mixing.compared(spoilt, other)
+    patched, _ = mixing.compared(spoilt, other, mixing.surround(spoilt))
     hole = (patched != spoilt)[0, 0]
     assert hole[5:9, 5:9, 5:9].all()
     assert hole.float().mean() < 0.05
@@ -115,7 +124,7 @@ def test_dark_noise_is_no_hole_and_holes_take_the_other_specimens_intensity():
 def test_a_bias_field_is_evened_out_after_the_other_specimen():
     clean = smooth_image(32)
     field = torch.linspace(0.6, 1.4, 32)[None, None, :, None, None]
-    _, matched = mixing.compared(clean * field, clean)
+    _, matched = mixing.compared(clean * field, clean, mixing.surround(clean * field))
     assert (matched - clean).square().mean() < 0.3 * (clean * field - clean).square().mean()
 
 

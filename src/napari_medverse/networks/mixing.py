@@ -28,6 +28,8 @@ OUTPUTS = 1 + CANDIDATES
 
 # Wide regions darker than this are taken for holes to be filled in.
 _HOLE = 0.01
+# Scale of the local mean in voxels.
+_LEVEL = 16
 # A voxel this far from its neighbours' median is an impulse.
 _IMPULSE = 0.25
 # Logits of the weights are the head's outputs times this, so that a choice is soon made, but move
@@ -41,7 +43,8 @@ _LEAST_ERROR = 1e-6
 # Part of its own squared error by which a candidate is taken to be worse than on the pairs; the
 # target left alone is what it is.
 _DISTRUST = 1.0
-_TARGET, _COARSE = 0, 2
+# Places in the list of candidates.
+_TARGET, _COARSE, _OF_PAIRS = 0, 2, slice(10, None)
 
 
 class Trial(NamedTuple):
@@ -83,17 +86,16 @@ def mix(
     target, raw = target.float(), raw.float()
     below = target if coarse is None else coarse.float()
     mean_label = target if trial is None else trial.label.float()
-    candidates = [target, raw[:, :1] + 0.5, below, *filtered(target)]
-    candidates += [mean_label, *compared(target, mean_label)]
+    candidates = _candidates(target, raw[:, :1] + 0.5, below, mean_label)
     logits = _REACH * torch.tanh(_SHARPNESS / _REACH * raw[:, 1:])
     if trial is not None:
         start = stacked(trial.gram.float(), coarse is not None)
         logits = logits + torch.log(start)[..., None, None, None]
     absent = torch.zeros(CANDIDATES, dtype=torch.bool, device=raw.device)
     absent[_COARSE] = coarse is None
-    absent[10:] = trial is None
+    absent[_OF_PAIRS] = trial is None
     logits = logits.masked_fill(absent.view(1, -1, 1, 1, 1), -torch.inf)
-    return (torch.softmax(logits, dim=1) * torch.cat(candidates, dim=1)).sum(1, keepdim=True)
+    return (torch.softmax(logits, dim=1) * candidates).sum(1, keepdim=True)
 
 
 @torch.no_grad()
@@ -118,9 +120,8 @@ def try_on(image: Tensor, label: Tensor, target: Tensor, count: int) -> Trial:
     image, label = image.float(), label.float()
     coarse = _halved_and_back(label) + _mean(_mean(image - label, 5), 5)
     target = target.float().repeat_interleave(count, dim=0)
-    tried = [image, torch.full_like(label, 0.5), coarse, *filtered(image)]
-    tried += [target, *compared(image, target)]
-    errors = (torch.cat(tried, dim=1) - label).flatten(2)
+    tried = _candidates(image, torch.full_like(label, 0.5), coarse, target)
+    errors = (tried - label).flatten(2)
     gram = errors @ errors.transpose(1, 2) / errors.shape[-1]
     return Trial(*(part.unflatten(0, (-1, count)).mean(1) for part in (gram, label)))
 
@@ -165,7 +166,29 @@ def _least(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     return weights / weights.sum()
 
 
-def filtered(image: Tensor) -> list[Tensor]:
+def _candidates(image: Tensor, own: Tensor, coarse: Tensor, other: Tensor) -> Tensor:
+    """Return all candidates in their order, (B, CANDIDATES, D, H, W)."""
+    around = surround(image)
+    return torch.cat(
+        [image, own, coarse, *filtered(image, around), other, *compared(image, other, around)],
+        dim=1,
+    )
+
+
+class Surround(NamedTuple):
+    """Where an image is no hole, and its smooth mean over what is none."""
+
+    known: Tensor
+    level: Tensor
+
+
+def surround(image: Tensor) -> Surround:
+    """Find the holes of an image, (B, 1, D, H, W), and its local level."""
+    known = _known(image)
+    return Surround(known, _around(image, known, _LEVEL))
+
+
+def filtered(image: Tensor, around: Surround) -> list[Tensor]:
     """Return what filters make of an image, (B, 1, D, H, W) each.
 
     A narrow and a wider mean, the median, the image with impulses replaced by the median, with
@@ -173,35 +196,30 @@ def filtered(image: Tensor) -> list[Tensor]:
     """
     smooth, median = _mean(image, 3), _median(image)
     quiet = torch.where((image - median).abs() > _IMPULSE, median, image)
-    known = _known(image)
-    level = _around(image, known, 16)
+    known, level = around
     even = image * (level.mean(dim=(2, 3, 4), keepdim=True) / level.clamp_min(0.05)).clamp(0.5, 2)
     return [
         smooth,
         _mean(smooth, 3),
         median,
         quiet,
-        _without_holes(image, known),
+        torch.where(known, image, _around(image, known, 4)),
         image + 0.7 * (image - smooth),
         even,
     ]
 
 
-def compared(image: Tensor, other: Tensor) -> list[Tensor]:
+def compared(image: Tensor, other: Tensor, around: Surround) -> list[Tensor]:
     """Return what an image becomes with the help of another one of the same place.
 
     Its holes filled in with the other's intensities, and its local mean made that of the other.
     """
-    known = _known(image)
-    wanted, found = _around(other, known, 16), _around(image, known, 16)
+    known, level = around
+    wanted = _around(other, known, _LEVEL)
     return [
         torch.where(known, image, other),
-        image * (wanted / found.clamp_min(0.01)).clamp(0.4, 2.5),
+        image * (wanted / level.clamp_min(0.01)).clamp(0.4, 2.5),
     ]
-
-
-def _without_holes(image: Tensor, known: Tensor) -> Tensor:
-    return torch.where(known, image, _around(image, known, 4))
 
 
 def _known(image: Tensor) -> Tensor:
