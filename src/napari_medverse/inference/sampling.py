@@ -239,7 +239,7 @@ def _sample_anywhere(
         positions += _interpolate(bend.vectors, own, "bilinear")
     steps = np.linalg.norm(to_source[:3, :3], axis=1)
     pooling = mode in ("area", "voxel")
-    pool = [max(1, int(s + 2 - _COARSER)) if pooling else 1 for s in steps]
+    pool = [max(1, round(float(s))) if pooling else 1 for s in steps]
     nearest = mode == "nearest" or (mode == "voxel" and pool == [1, 1, 1])
     low, high = [], []
     for axis, factor in enumerate(pool):
