@@ -1,12 +1,10 @@
 """The evaluation on small made-up datasets, with a tiny real network."""
 
 import json
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
-import torch
 
 from napari_medverse.errors import Cancelled, MedverseError
 from napari_medverse.evaluation import baselines
@@ -29,7 +27,6 @@ from napari_medverse.evaluation.metrics import dice, psnr
 from napari_medverse.evaluation.table import format_summary, summarise
 from napari_medverse.inference import CancelToken, ContextPair, Volume
 from napari_medverse.io.datasets import find_datasets
-from napari_medverse.networks import Medverse
 
 SIDE = 24
 
@@ -66,27 +63,6 @@ def pairs(count: int) -> list[ContextPair]:
 def small_forest(monkeypatch):
     monkeypatch.setattr(baselines, "_TREES", 8)
     monkeypatch.setattr(baselines, "_ANYWHERE", 2000)
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    network = Medverse((2, 3, 4), tokens="block", prototypes=True, residual=True)
-    config = SimpleNamespace(
-        channels=(2, 3, 4),
-        patch=(16, 16, 16),
-        normalisation=SimpleNamespace(kind="minmax", low=0.02, high=0.98),
-        resampling="area",
-    )
-    return SimpleNamespace(
-        name="tiny",
-        kind="medverse",
-        network=network.eval().requires_grad_(False),
-        config=config,
-        fingerprint="f" * 8,
-        device="cpu",
-        precision="exact",
-    )
 
 
 def test_datasets_are_found_in_both_layouts(tmp_path):

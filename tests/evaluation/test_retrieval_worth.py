@@ -1,11 +1,9 @@
 """Retrieved against random pairs, on tiny cohorts with a tiny real network."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from napari_medverse.errors import Cancelled, MedverseError
 from napari_medverse.evaluation.cohorts import Cohort, cohorts_in
@@ -24,28 +22,6 @@ from napari_medverse.evaluation.retrieval import (
 )
 from napari_medverse.inference import CancelToken, ContextPair, Volume, predict
 from napari_medverse.io import write_nifti
-from napari_medverse.networks import Medverse
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    network = Medverse((2, 3, 4), tokens="block", prototypes=True, residual=True)
-    config = SimpleNamespace(
-        channels=(2, 3, 4),
-        patch=(16, 16, 16),
-        normalisation=SimpleNamespace(kind="minmax", low=0.02, high=0.98),
-        resampling="area",
-    )
-    return SimpleNamespace(
-        name="tiny",
-        kind="medverse",
-        network=network.eval().requires_grad_(False),
-        config=config,
-        fingerprint="f" * 8,
-        device="cpu",
-        precision="exact",
-    )
 
 
 def shape(kind: str, seed: int, side: int = 16) -> ContextPair:
