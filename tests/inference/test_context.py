@@ -170,7 +170,11 @@ BAD_REQUESTS = [
     ("NaN target", dict(target=nan_image()), "'target': 1 voxels are NaN"),
     ("align", dict(align="elastic"), "align must be one of none, rigid, affine, auto; got 'elas"),
     ("prior", dict(prior="mean"), "prior must be one of"),
-    ("placement", dict(placement="near"), "placement must be one of field, spacing, world"),
+    (
+        "placement",
+        dict(placement="near"),
+        "placement must be one of auto, content, field, spacing, world",
+    ),
     ("mini_context", dict(mini_context=0), "mini_context must be a whole number of at least 1"),
     ("levels", dict(levels=-1), "levels must be a whole number of at least 1, got -1"),
     ("bool levels", dict(levels=True), "levels must be a whole number"),

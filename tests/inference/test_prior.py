@@ -57,7 +57,7 @@ def test_a_vote_on_a_coarse_grid_is_the_average_of_the_fine_one():
     assert np.allclose(coarse, fine.reshape(4, 2, 4, 2, 4, 2).mean(axis=(1, 3, 5)))
 
 
-def test_unaligned_pairs_vote_by_field_of_view():
+def test_unaligned_pairs_vote_as_they_are_placed():
     label = np.zeros((4, 4, 4), np.uint8)
     label[2:] = 1
     pair = ContextPair(np.arange(64, dtype=np.float32).reshape(4, 4, 4), label)

@@ -32,10 +32,11 @@ def test_native_stream_equals_the_slow_pipeline(shape):
         (scan((26, 25, 30), 1), annotation((26, 25, 30), 1)),
         (scan((33, 20, 41), 2), annotation((33, 20, 41), 2)),
     ]
+    options = dict(classes=(2,), align="none", placement="field")
     plan = plan_levels(shape, (1, 1, 1), (16,) * 3, 16)
     frames = [
         frame
-        for frame in stream(model, target, pairs, classes=(2,), align="none", frame_interval=None)
+        for frame in stream(model, target, pairs, frame_interval=None, **options)
         if frame.windows_done == frame.windows
     ]
     expected = slow_native(model, target, pairs, 2, plan)

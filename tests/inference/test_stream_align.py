@@ -78,7 +78,7 @@ def test_an_aligned_pair_counts_as_if_it_had_lain_straight(registrations):
     registrations.answers = [{}]
     model, target = tiny_model(), scan(SHAPE, 0)
     found = predict(model, target, [turned_pair()], align="rigid", prior="none")
-    straight = predict(model, target, [straight_pair()], align="none")
+    straight = predict(model, target, [straight_pair()], align="none", placement="field")
     np.testing.assert_allclose(found.probability, straight.probability, atol=1e-5)
     assert registrations.asked == ["rigid"]
     (report,) = found.provenance["pairs"]
@@ -104,11 +104,10 @@ def test_a_displacement_field_moves_what_is_read(registrations):
     assert low == 0
     image = straight.image.data.astype(np.float32)
     image[0, 0, 0] = 0  # the same range of intensities as the padded scan has
-    expected = predict(
-        model, target, [ContextPair(image, straight.label.data, task="labels")], align="none"
-    )
+    lain = ContextPair(image, straight.label.data, task="labels")
+    expected = predict(model, target, [lain], align="none", placement="field")
     assert np.abs(found.probability - expected.probability).max() < 0.05
-    unmoved = predict(model, target, [pair], align="none")
+    unmoved = predict(model, target, [pair], align="none", placement="field")
     assert np.abs(unmoved.probability - found.probability).max() > 0.05
 
 

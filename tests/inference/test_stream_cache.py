@@ -120,7 +120,7 @@ def test_adding_or_removing_a_pair_costs_one_pair_at_most():
 def test_fine_windows_that_a_stroke_cannot_reach_are_reused():
     """With one level the stroke reaches only the windows that hold it."""
     model, cache, pairs = tiny_model(), FeatureCache(), make_pairs(2)
-    target, options = scan(SHAPE, 0), dict(align="none", levels=1)
+    target, options = scan(SHAPE, 0), dict(align="none", levels=1, placement="field")
     counter = Counter(model)
     predict(model, target, pairs, cache=cache, **options)
     windows = counter.decode

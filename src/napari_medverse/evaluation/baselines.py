@@ -24,7 +24,7 @@ _CHUNK = 1 << 18
 
 
 def label_copy(target: Volume, pairs: Sequence[ContextPair], classes: Sequence[int]) -> np.ndarray:
-    """Copy the context labels onto the target by field of view; several pairs vote."""
+    """Copy the labels onto the target, resized with their scans' content; several pairs vote."""
     return vote_labels(align_pairs(target, pairs, "none"), classes)
 
 

@@ -9,12 +9,10 @@ import weakref
 
 import numpy as np
 import SimpleITK as sitk
-from skimage.filters import threshold_otsu
 
+from .content import block_mean, foreground, robust_range
 from .volume import Volume
 
-_SAMPLES = 500_000
-_ROBUST = (0.5, 99.5)
 _MARGIN = 0.15
 _LOOK = 48
 MIN_SIDE = 4
@@ -57,11 +55,7 @@ class Scan:
     def _find_foreground(self) -> None:
         sides = self.spacing * self.data.shape
         array, affine = self.level(float(sides.max()) / _LOOK)
-        inside = array > threshold_otsu(array)
-        # A bright surround (inverted contrast) is no specimen.
-        if border_fraction(inside) > 0.5:
-            inside = ~inside
-        index = np.argwhere(inside)
+        index = np.argwhere(foreground(array))
         world = index @ affine[:3, :3].T + affine[:3, 3]
         self.centre = world.mean(axis=0)
         self.radius = float(np.sqrt(((world - self.centre) ** 2).sum(axis=1).mean()))
@@ -113,43 +107,6 @@ def scan(volume: Volume) -> Scan:
     if found is None:
         found = _scans[volume] = Scan(volume)
     return found
-
-
-def robust_range(array: np.ndarray) -> tuple[float, float]:
-    """Return the intensities between which nearly all voxels lie."""
-    step = max(1, round((array.size / _SAMPLES) ** (1 / 3)))
-    sample = array[::step, ::step, ::step]
-    low, high = np.percentile(sample, _ROBUST)
-    # Sparse signals (a few bright cells) leave the percentiles equal.
-    if not high > low:
-        low, high = array.min(), array.max()
-    return float(low), float(high)
-
-
-def block_mean(
-    array: np.ndarray, affine: np.ndarray, factors: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Average blocks of voxels; an incomplete last block is filled up with its edge."""
-    scale = np.diag([*factors, 1.0])
-    scale[:3, 3] = [(f - 1) / 2 for f in factors]
-    result = array
-    for axis, factor in enumerate(factors):
-        if factor == 1:
-            continue
-        missing = -result.shape[axis] % factor
-        if missing:
-            width = [(0, missing if a == axis else 0) for a in range(3)]
-            result = np.pad(result, width, mode="edge")
-        shape = list(result.shape)
-        shape[axis : axis + 1] = [shape[axis] // factor, factor]
-        result = result.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
-    return result.astype(np.float32), affine @ scale
-
-
-def border_fraction(mask: np.ndarray) -> float:
-    """Return the share of a mask's outermost voxels that are set."""
-    inner = mask[1:-1, 1:-1, 1:-1]
-    return float((mask.sum() - inner.sum()) / (mask.size - inner.size))
 
 
 def scale_between(target: Volume, moving: Volume) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ._registration_deform import Field
-from ._registration_scan import block_mean
+from .content import block_mean
 
 # More gain little and would starve the network's own threads.
 _MOST_THREADS = 2

@@ -37,7 +37,7 @@ _DOUBTFUL = 0.5
 # What a registration must gain over the plain placement to be kept by "auto".
 _GAIN = 0.01
 # Part of every cache key: raise it when results change.
-_VERSION = 2
+_VERSION = 3
 Shape = tuple[int, int, int]
 Triple = tuple[float, float, float]
 
@@ -311,7 +311,7 @@ def _linear(
 
 def _plain(target: Volume, image: Volume) -> np.ndarray:
     """Return target world -> image world of the placement without registration."""
-    index = target_to_source(target, image, "field")
+    index = target_to_source(target, image, "auto")
     return image.affine @ index @ np.linalg.inv(target.affine)
 
 

@@ -8,6 +8,7 @@ import itertools
 
 import numpy as np
 
+from .content import content_box, correlation
 from .request import Placement
 from .volume import Volume
 
@@ -18,31 +19,49 @@ def target_to_source(target: Volume, source: Volume, placement: Placement) -> np
     Parameters
     ----------
     target, source
-        The two volumes; shape and spacing may differ.
+        The two volumes; shape and spacing may differ. Axes are ordered and oriented like the
+        target's by their affines, except for "world".
     placement
-        "field": the source's field of view is stretched to the target's, as the papers do by
-        resizing, after its axes were ordered and oriented like the target's by their affines.
-        "spacing": axes ordered likewise, physical size kept, centres on each other.
+        "content": the box of the source's content is stretched to that of the target's, as
+        cropping both and resizing them does (see `content.content_box`); like "field" where
+        nothing stands out in one of them.
+        "field": the source's field of view is stretched to the target's, as the published code
+        does by resizing.
+        "spacing": physical size kept, centres of the fields of view on each other.
         "world": as the affines say.
+        "auto": of "content" and "field" the one that makes the scans more alike. Scans that were
+        brought to one grid before stay as they are.
 
     Returns
     -------
     ndarray, shape (4, 4)
         Target index to source index.
     """
+    if placement == "auto":
+        found = [target_to_source(target, source, name) for name in ("field", "content")]
+        return max(found, key=lambda index: correlation(target, source, index))
     if placement == "world":
         return np.linalg.inv(source.affine) @ target.affine
+    from_box, to_box = field_of_view(source), field_of_view(target)
+    if placement == "content":
+        boxes = content_box(source), content_box(target)
+        if all(box is not None for box in boxes):
+            from_box, to_box = boxes
     matrix = np.eye(4)
     matrix[:3, :3] = 0
     for axis, (partner, sign) in enumerate(matching_axes(target.affine, source.affine)):
-        if placement == "field":
-            step = source.shape[axis] / target.shape[partner]
-        else:
+        if placement == "spacing":
             step = target.spacing[partner] / source.spacing[axis]
-        centre, partner_centre = (source.shape[axis] - 1) / 2, (target.shape[partner] - 1) / 2
+        else:
+            step = np.ptp(from_box[:, axis]) / np.ptp(to_box[:, partner])
         matrix[axis, partner] = sign * step
-        matrix[axis, 3] = centre - sign * step * partner_centre
+        matrix[axis, 3] = from_box[:, axis].mean() - sign * step * to_box[:, partner].mean()
     return matrix
+
+
+def field_of_view(volume: Volume) -> np.ndarray:
+    """Return a volume's lower and upper edges in array indices, (2, 3)."""
+    return np.array([np.zeros(3), volume.shape]) - 0.5
 
 
 def matching_axes(target: np.ndarray, source: np.ndarray) -> list[tuple[int, int]]:

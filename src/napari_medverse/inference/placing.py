@@ -45,11 +45,14 @@ def place_pairs(
     Parameters
     ----------
     settings
-        The weights' configuration (its `normalisation` is used).
+        The weights' configuration (its `normalisation` and `resampling` are used).
     aligned
         The pairs' registrations (see `Aligning`). Without them, and where one failed, a pair is
         placed as the request's `placement` says.
     """
+    placement = request.placement
+    if placement == "auto" and settings.resampling == "trilinear":
+        placement = "field"
     placed = []
     for number, pair in enumerate(request.pairs):
         to_source, bend, note = None, None, {}
@@ -57,7 +60,7 @@ def place_pairs(
             to_source, bend, note = _registered(request.target, aligned[number])
             note["field"] = aligned[number].field
         if to_source is None:
-            to_source = target_to_source(request.target, pair.image, request.placement)
+            to_source = target_to_source(request.target, pair.image, placement)
         image_scale, label_scale = intensity(pair.image, settings, cache), Scaling(0.0, 1.0)
         if pair.task == "image":
             label_scale = intensity(pair.label, settings, cache)

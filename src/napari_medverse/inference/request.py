@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 Align = Literal["none", "rigid", "affine", "auto"]
 Prior = Literal["none", "vote", "auto"]
-Placement = Literal["field", "spacing", "world"]
+Placement = Literal["auto", "content", "field", "spacing", "world"]
 
 _ALIGN = ("none", "rigid", "affine", "auto")
 _PRIOR = ("none", "vote", "auto")
-_PLACEMENT = ("field", "spacing", "world")
+_PLACEMENT = ("auto", "content", "field", "spacing", "world")
 _run_ids = itertools.count(1)
 
 
@@ -45,9 +45,11 @@ class Request:
         First autoregressive label: none as in the papers, or the vote of the pairs' labels.
         "auto": the vote of the pairs that alignment found to be like the target; none without
         alignment.
-    placement : {"field", "spacing", "world"}
-        Where a pair lies that is not aligned: resized to the target's field of view (as the
-        papers do), centred at its physical size, or placed by its affine.
+    placement : {"auto", "content", "field", "spacing", "world"}
+        Where a pair lies that is not aligned (see `grid.target_to_source`): the box of its content
+        resized to that of the target's, its field of view resized to the target's, centred at its
+        physical size, or placed by its affine. "auto" takes the better of the first two for
+        weights of ours, and the second, as the published code does, for published ones.
     mini_context : int
         Pairs encoded at a time; memory grows with it, the result does not change beyond
         rounding (Neuroverse3D, adaptive parallel-sequential processing).
@@ -83,7 +85,7 @@ class Request:
     classes: tuple[int, ...] | None = None
     align: Align = "auto"
     prior: Prior = "auto"
-    placement: Placement = "field"
+    placement: Placement = "auto"
     mini_context: int = 1
     levels: int | None = None
     stop_level: int | None = None
