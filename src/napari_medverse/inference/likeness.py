@@ -2,11 +2,11 @@
 
 Locally weighted label fusion (Artaechevarria et al. 2009, "Combination strategies in multi-atlas
 image segmentation"): registration is right in one place and wrong in another, and where it is
-wrong the images differ. Measured on made-up heads and brains with four pairs, such a vote beats
-one that weighs every pair by a single number, most of all on thin bone.
+wrong the images differ. How much to make of a difference is learnt from the pairs (see
+`sharpness`): thin bone gains by it, what the images hardly show loses.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -14,6 +14,7 @@ from scipy import ndimage
 from .cache import FeatureCache
 from .levels import Level
 from .sampling import Mode
+from .sharpness import MOST_JUDGED, choose_sharpness
 from .sources import PlacedImage, PlacedPair
 
 # Of the Gaussian that averages squared differences, in voxels of the level.
@@ -21,9 +22,9 @@ _SIGMA = 1.0
 # Squared differences below this (of a range of 1) are noise.
 _FLOOR = 1e-3
 _BINS = 64
-# The logarithm of the largest difference, and the weight of each of its 256 steps.
+# The logarithms of the largest difference and of each of the 256 steps to it.
 _LONGEST = np.log1p(1 / _FLOOR)
-_WEIGHTS = np.exp(-2 * np.linspace(0, _LONGEST, 256)).astype(np.float32)
+_LOGARITHMS = np.linspace(0, _LONGEST, 256)
 # Larger grids are compared at every second or third voxel along each axis.
 _MOST_VOXELS = 1 << 23
 
@@ -74,12 +75,12 @@ def local_difference(target: np.ndarray, image: np.ndarray) -> np.ndarray:
     return np.rint(np.minimum(apart, 255, out=apart), out=apart).astype(np.uint8)
 
 
-def weights_of(steps: np.ndarray) -> np.ndarray:
+def weights_of(steps: np.ndarray, sharpness: float = 2.0) -> np.ndarray:
     """Return the weights (0..1 float32) of what `local_difference` measured.
 
-    A weight is the inverse square of the mean squared difference.
+    A weight is the inverse of the mean squared difference, to the power of the sharpness.
     """
-    return _WEIGHTS[steps]
+    return np.exp(-sharpness * _LOGARITHMS).astype(np.float32)[steps]
 
 
 class Likeness:
@@ -89,54 +90,80 @@ class Likeness:
     ----------
     target, pairs
         As they are placed.
+    coarse
+        The level on which the pairs are compared with each other, to learn the sharpness.
     mode
         How volumes are read.
     cache
-        Where weights are kept for the next run; an edited label changes none of them.
+        Where differences are kept for the next run; an edited label changes none of them.
     """
 
     def __init__(
         self,
         target: PlacedImage,
         pairs: Sequence[PlacedPair],
+        coarse: Level,
         mode: Mode,
         cache: FeatureCache | None = None,
     ) -> None:
-        self._target, self._pairs, self._mode, self._cache = target, pairs, mode, cache
+        self._target, self._pairs, self._coarse = target, pairs, coarse
+        self._mode, self._cache = mode, cache
         self._latest: dict[int, list[np.ndarray]] = {}
+        self._sharpness: dict[int, float] = {}
 
-    def on(self, level: Level, rows: np.ndarray) -> Iterator[np.ndarray]:
+    def on(self, level: Level, rows: np.ndarray, value: int) -> Iterator[np.ndarray]:
         """Yield each pair's weights on rows of a level, (rows, h, w) float32 in 0..1.
 
-        `rows` are consecutive indices of the first axis.
+        `rows` are consecutive indices of the first axis; `value` is the class voted on.
         """
-        step = _step(level)
+        step, sharpness = _step(level), self.sharpness(value)
         columns, depths = (np.arange(side) // step for side in level.grid[1:])
         for found in self._found(level):
             part = found[rows // step]
-            yield weights_of(part if step == 1 else part[:, columns][:, :, depths])
+            yield weights_of(part if step == 1 else part[:, columns][:, :, depths], sharpness)
+
+    def sharpness(self, value: int) -> float:
+        """Return how much differences count for a class, learnt from the pairs that hold it."""
+        if value not in self._sharpness:
+            judged = [pair for pair in self._pairs if value in pair.pair.classes][:MOST_JUDGED]
+            place = self._coarse.grid_to_target, _everywhere(self._coarse), self._mode
+            masks = [pair.read_label(value, *place).numpy() for pair in judged]
+            self._sharpness[value] = choose_sharpness(
+                masks, lambda i, j: self._between(judged[i], judged[j]), weights_of
+            )
+        return self._sharpness[value]
+
+    def _between(self, one: PlacedPair, other: PlacedPair) -> np.ndarray:
+        """How unlike one pair's image another's is, on the coarse level."""
+        level = self._coarse
+        key = (one.image.identity, other.image.identity, level.grid_to_target.tobytes(), level.grid)
+
+        def measure() -> np.ndarray:
+            place = level.grid_to_target, _everywhere(level), self._mode
+            return local_difference(*(pair.image.read(*place).numpy() for pair in (one, other)))
+
+        return self._recalled(("likeness of pairs", *key, self._mode), measure, level)
 
     def _found(self, level: Level) -> list[np.ndarray]:
         if level.number not in self._latest:
             # A level is guided with the help of the one before it: two are needed at a time.
             self._latest = {n: w for n, w in self._latest.items() if n == level.number - 1}
-            self._latest[level.number] = self._recalled(level)
+            pairs = tuple(pair.image.identity for pair in self._pairs)
+            key = ("likeness", self._target.identity, pairs, level.grid_to_target.tobytes())
+            self._latest[level.number] = self._recalled(
+                (*key, level.grid, self._mode), lambda: self._measured(level), level
+            )
         return self._latest[level.number]
 
-    def _recalled(self, level: Level) -> list[np.ndarray]:
+    def _recalled(self, key: tuple, measure: Callable, level: Level):
+        """Return what is known by a key, an array or a list of them, or measure it."""
         if self._cache is None:
-            return self._measured(level)
-        key = (
-            "likeness",
-            self._target.identity,
-            tuple(pair.image.identity for pair in self._pairs),
-            (level.grid_to_target.tobytes(), level.grid, self._mode),
-        )
+            return measure()
         found = self._cache.get(key, "vote weights")
         if found is None:
-            found = self._measured(level)
+            found = measure()
+            size = found.nbytes if isinstance(found, np.ndarray) else sum(p.nbytes for p in found)
             rank = (0 if level.number == 1 else 1, level.number, 0)
-            size = sum(part.nbytes for part in found)
             self._cache.put(key, found, size, "vote weights", rank)
         return found
 
@@ -149,6 +176,10 @@ class Likeness:
 
         target = read(self._target)
         return [local_difference(target, read(pair.image)) for pair in self._pairs]
+
+
+def _everywhere(level: Level) -> list[np.ndarray]:
+    return [np.arange(side) for side in level.grid]
 
 
 def _step(level: Level) -> int:

@@ -131,7 +131,7 @@ def vote(
 
     holds = [value in pair.pair.classes for pair in pairs]
     voters = [pair.as_aligned(target) for pair in compress(pairs, holds)]
-    local = compress(likeness.on(level, rows), holds)
+    local = compress(likeness.on(level, rows, value), holds)
     first, *others = level.grid_offset
     first += float(rows[0]) * level.grid_scale[0]
     share = label_vote(

@@ -148,7 +148,7 @@ class _Run:
                 if self._worth_a_sketch(plan) and not aligning.ready():
                     yield from self._sketch(engine, plan[0])
                 aligned = aligning.result(self._say)
-        self._set_out(engine, place_pairs(request, engine.config, self.cache, aligned))
+        self._set_out(engine, plan[0], place_pairs(request, engine.config, self.cache, aligned))
         feedback = self._prior(engine, plan[0])
         for index, level in enumerate(plan):
             canvas = yield from self._level(engine, level, feedback)
@@ -158,8 +158,8 @@ class _Run:
             if index < last - 1:
                 feedback = self._feedback(engine, values, level, plan[index + 1])
 
-    def _set_out(self, engine: Engine, pairs: list[PlacedPair]) -> None:
-        """Make the runner for pairs as they are placed."""
+    def _set_out(self, engine: Engine, coarse: Level, pairs: list[PlacedPair]) -> None:
+        """Make the runner for pairs as they are placed; `coarse` is the first level."""
         request = self.request
         self.details = {"precision": engine.precision, "pairs": [pair.report() for pair in pairs]}
         target = place_target(request.target, intensity(request.target, engine.config, self.cache))
@@ -176,14 +176,14 @@ class _Run:
             self.cache,
             self.cancel,
         )
-        self.likeness = Likeness(target, pairs, engine.mode, self.cache)
+        self.likeness = Likeness(target, pairs, coarse, engine.mode, self.cache)
 
     def _worth_a_sketch(self, plan: list[Level]) -> bool:
         return self.frame_interval is not None and len(plan) > 1 and plan[0].windows == 1
 
     def _sketch(self, engine: Engine, level: Level) -> Iterator[Frame]:
         """Predict the first level from pairs as they lie while their alignment is under way."""
-        self._set_out(engine, place_pairs(self.request, engine.config, self.cache))
+        self._set_out(engine, level, place_pairs(self.request, engine.config, self.cache))
         canvas = yield from self._level(engine, level, None)
         yield self._frame(level, 0, self._on_own_grid(level, canvas))
 

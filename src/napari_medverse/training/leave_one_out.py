@@ -201,7 +201,7 @@ class Fold:
         cancel: CancelToken | None,
     ) -> Feedback | None:
         """Return what inference feeds the last of the levels; see `inference.streaming`."""
-        likeness = Likeness(self.target, pairs, self.engine.mode)
+        likeness = Likeness(self.target, pairs, levels[0], self.engine.mode)
 
         def votes(level: Level, rows: NDArray[np.integer] | None = None) -> Tensor:
             rows = np.arange(level.grid[0]) if rows is None else rows
@@ -238,7 +238,7 @@ class Fold:
         indices = [rows, *(np.arange(side) for side in level.grid[1:])]
         whole = similarity_weights([pair.as_aligned(self.pair.image) for pair in pairs])
         votes = voters = torch.zeros([len(index) for index in indices])
-        for pair, weight, local in zip(pairs, whole, likeness.on(level, rows), strict=True):
+        for pair, weight, local in zip(pairs, whole, likeness.on(level, rows, value), strict=True):
             read = (level.grid_to_target, indices, self.engine.mode)
             counts = weight * torch.from_numpy(local)
             votes = votes + counts * pair.read_label(value, *read)
