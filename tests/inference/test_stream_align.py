@@ -17,6 +17,7 @@ from napari_medverse.inference import (
     stream,
 )
 from napari_medverse.inference.likeness import local_difference, weights_of
+from napari_medverse.inference.sharpness import UNKNOWN
 
 SHAPE = (20, 18, 22)
 
@@ -124,10 +125,10 @@ def test_the_vote_of_aligned_labels_is_the_first_prior(registrations):
     last.bias.zero_()
     pairs = [turned_pair(1), turned_pair(2)]
     out = predict(model, scan(SHAPE, 0), pairs, align="auto", classes=(1,), levels=1)
-    weights = [
-        weights_of(local_difference(unit_range(scan(SHAPE, 0)), unit_range(scan(SHAPE, seed))))
-        for seed in (1, 2)
-    ]
+    weights = []
+    for seed in (1, 2):
+        apart = local_difference(unit_range(scan(SHAPE, 0)), unit_range(scan(SHAPE, seed)))
+        weights.append(weights_of(apart, UNKNOWN))
     masks = [annotation(SHAPE, seed) == 1 for seed in (1, 2)]
     share = np.average(masks, axis=0, weights=weights).clip(0.05, 0.95)
     expected = 1 / (1 + np.exp(-1.5 * np.log(share / (1 - share))))

@@ -144,7 +144,7 @@ def test_it_learns_and_keeps_the_best_under_a_name(pairs):
     model = tiny(lively=False)
     state = {name: value.clone() for name, value in model.network.state_dict().items()}
     said = []
-    settings = replace(QUICK, steps=48, boxes=3, scores=2, lr=1e-2, ema=0.8)
+    settings = replace(QUICK, steps=48, boxes=3, scores=2, lr=5e-3, ema=0.8)
     result = adapt(pairs, "mine", model, settings, progress=said.append)
     before, after = (np.mean(list(d.values())) for d in (result.before, result.after))
     assert after > before + 0.1 and result.steps in (24, 48)

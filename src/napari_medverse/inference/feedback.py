@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import windows
 from .canvas import slabs
 from .levels import Level
 from .sampling import sample
@@ -74,6 +75,15 @@ class Feedback:
         ]
         share = region.clamp(0, 1)
         return float((4 * share * (1 - share)).amax(dim=0).mean())
+
+    def fullest(self, channel: int, level: Level) -> windows.Start:
+        """Return the start of the level's window with the most of a channel's label."""
+        sums = []
+        for start in level.starts:
+            ends = zip(start, level.window, level.grid, strict=True)
+            inside = [np.arange(first, min(first + side, last)) for first, side, last in ends]
+            sums.append(float(self.read_label(channel, inside).sum()))
+        return level.starts[int(np.argmax(sums))]
 
     def identity(self, channel: int | None) -> str:
         """Hash that determines every crop of a channel, or of the image for None."""

@@ -124,9 +124,11 @@ def on_target(frame: Frame, shape: tuple[int, int, int], nearest: bool = False) 
 
 def provenance(model, request: Request, frame: Frame) -> dict:
     """Describe how a prediction came about, in plain values that JSON can hold."""
-    # Only Iris has a strategy.
-    strategy = {"strategy": frame.details["strategy"]} if "strategy" in frame.details else {}
-    return strategy | {
+    # Only Iris has a strategy; only where pairs vote is the network weighed against them.
+    some = {
+        key: frame.details[key] for key in ("strategy", "network_share") if key in frame.details
+    }
+    return some | {
         "software": f"napari-medverse {__version__}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model.name,

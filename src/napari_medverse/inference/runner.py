@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,13 +100,25 @@ class WindowRunner:
         Cancelled
             Before any group of pairs is encoded.
         """
-        indices = [
-            windows.inside_indices(first, side, length)
-            for first, side, length in zip(start, level.window, level.grid, strict=True)
-        ]
-        window = _Window(self, level, start, position, indices, feedback)
+        window = _Window(self, level, start, position, _indices(level, start), feedback)
         self._images.clear()
         return [window.predict(channel, value) for channel, value in enumerate(self.classes)]
+
+    def crops(self, level: Level, start: windows.Start, value: int) -> list[tuple[Tensor, Tensor]]:
+        """Return image and soft mask of every pair that holds a class, in one window."""
+        place = level.grid_to_target, _indices(level, start), self.mode
+        return [
+            (pair.image.read(*place), pair.read_label(value, *place))
+            for pair in self.pairs
+            if value in pair.pair.classes
+        ]
+
+
+def _indices(level: Level, start: windows.Start) -> list[np.ndarray]:
+    return [
+        windows.inside_indices(first, side, length)
+        for first, side, length in zip(start, level.window, level.grid, strict=True)
+    ]
 
 
 class _Window:

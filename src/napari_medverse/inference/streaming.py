@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import MedverseError
 from . import feedback as fed
-from . import windows
+from . import trust, windows
 from .aligning import Aligning
 from .cache import FeatureCache
 from .cancel import CancelToken
@@ -151,7 +151,12 @@ class _Run:
         self._set_out(engine, plan[0], place_pairs(request, engine.config, self.cache, aligned))
         feedback = self._prior(engine, plan[0])
         for index, level in enumerate(plan):
-            canvas = yield from self._level(engine, level, feedback)
+            if self._weighed(engine, level) and index == 0 and self.frame_interval is not None:
+                # Judging takes longer than a small scan's only level: the network's answer first.
+                canvas = yield from self._level(engine, level, feedback)
+                yield self._frame(level, 0, self._on_own_grid(level, canvas))
+            shares = self._shares(engine, level, feedback)
+            canvas = yield from self._level(engine, level, feedback, shares)
             values = self._on_own_grid(level, canvas)
             yield self._frame(level, level.windows, values, final=index == last - 1)
             self.windows_before += level.windows
@@ -187,8 +192,17 @@ class _Run:
         canvas = yield from self._level(engine, level, None)
         yield self._frame(level, 0, self._on_own_grid(level, canvas))
 
-    def _level(self, engine: Engine, level: Level, feedback: Feedback | None):
-        """Work through a level's windows, yielding partial frames; return the canvas."""
+    def _level(
+        self,
+        engine: Engine,
+        level: Level,
+        feedback: Feedback | None,
+        shares: list[float] | None = None,
+    ):
+        """Work through a level's windows, yielding partial frames; return the canvas.
+
+        `shares` are the network's in a blend with what was fed back, one a channel.
+        """
         channels = len(self.runner.classes)
         canvas = Canvas(level, channels)
         if feedback is not None:
@@ -206,8 +220,12 @@ class _Run:
             outputs = self.runner.run(level, start, position, feedback)
             share = weights.of(start)
             for channel, output in enumerate(outputs):
-                if output.values is not None:
-                    canvas.add(channel, start, output.values, output.coarse, share)
+                values = output.values
+                if values is None:
+                    continue
+                if shares is not None:
+                    values = trust.blend(values, output.coarse, shares[channel])
+                canvas.add(channel, start, values, output.coarse, share)
             self._say(self._message(level, position + 1), self.windows_before + position + 1)
             now = time.perf_counter()
             if pause is not None and position + 1 < len(starts) and now - shown >= pause:
@@ -240,6 +258,26 @@ class _Run:
             return None
         self.guided = True
         return Feedback(None, self._votes(level), level.grid_to_target, level)
+
+    def _weighed(self, engine: Engine, level: Level) -> bool:
+        """Whether the network is weighed against the vote: on the finest level only."""
+        able = self.guided and not engine.published and len(self.runner.pairs) >= trust.FEWEST
+        return able and level.number == level.count
+
+    def _shares(
+        self, engine: Engine, level: Level, feedback: Feedback | None
+    ) -> list[float] | None:
+        """Return how far to follow the network beside the vote; see `trust`."""
+        if not self._weighed(engine, level):
+            return None
+        shares = {}
+        for channel, value in enumerate(self.runner.classes):
+            self._say("comparing network and vote on the pairs", self.windows_before)
+            crops = self.runner.crops(level, feedback.fullest(channel, level), value)
+            sharpness = self.likeness.sharpness(value)
+            shares[str(value)] = trust.measure(engine, crops, sharpness, self.cache, self._check)
+        self.details["network_share"] = shares
+        return list(shares.values())
 
     def _votes(self, level: Level) -> Tensor:
         channels = range(len(self.runner.classes))

@@ -1,0 +1,128 @@
+"""How far to follow the network where the aligned label vote is there already.
+
+The network corrects the vote. Thin bone it finds where registration cannot; a faint structure whose
+labels came from a registration themselves it may only spoil. Which of the two a class is, the pairs
+can tell: each in turn is predicted from the others, in one window, by the network and by the vote,
+and the blend of both that fits its label best is used for the target (ours).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cache import FeatureCache
+from .engine import Engine
+from .likeness import local_difference, weights_of
+from .precision import computing
+from .sources import tensor_digest
+
+#: shares of the network's log odds in a blend, the rest being the vote's
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: pairs needed: one to judge by and two to vote
+FEWEST = 3
+# Shares whose Dice is this close to the best one's are as good.
+_ALIKE = 0.003
+# Pairs predicted from the others: more would tell little more.
+_FOLDS = 3
+_ODDS = (0.02, 0.98)
+
+Crops = Sequence[tuple[Tensor, Tensor]]
+
+
+def blend(predicted: Tensor, vote: Tensor, share: float) -> Tensor:
+    """Mix two maps of probabilities in log odds; `share` of the first, any one shape."""
+    if share == 1:
+        return predicted
+    first, second = (torch.logit(p.float().clamp(*_ODDS)) for p in (predicted, vote))
+    return torch.sigmoid(share * first + (1 - share) * second)
+
+
+def measure(
+    engine: Engine,
+    crops: Crops,
+    sharpness: float,
+    cache: FeatureCache | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> float:
+    """Return the share of the network that serves the pairs of a class best.
+
+    Parameters
+    ----------
+    engine
+        Weights that take a vote as the autoregressive label.
+    crops
+        Image and soft mask of every pair that holds the class, (d, h, w) float32 each, in one
+        window of the target.
+    sharpness
+        How much local differences count in the vote; see `likeness.Likeness.sharpness`.
+    cache
+        Where the result is kept for the same crops.
+    check
+        Called before each prediction; raises to cancel.
+
+    Returns
+    -------
+    float
+        One of `SHARES`, or the mean of some that are alike. 1 where there are fewer than three
+        pairs or no foreground: a pair cannot be predicted from others, or not judged.
+    """
+    crops = [crop for crop in crops if bool((crop[1] >= 0.5).any())]
+    if len(crops) < FEWEST:
+        return 1.0
+    key = None
+    if cache is not None:
+        digests = tuple((tensor_digest(image), tensor_digest(mask)) for image, mask in crops)
+        key = (
+            "trust",
+            engine.fingerprint,
+            engine.precision,
+            str(engine.device),
+            sharpness,
+            digests,
+        )
+        known = cache.recall(key)
+        if known is not None:
+            return known
+    scores = []
+    for number in range(min(_FOLDS, len(crops))):
+        check()
+        others = [crop for k, crop in enumerate(crops) if k != number]
+        image, mask = crops[number]
+        vote = _vote(image, others, sharpness)
+        predicted = _predict(engine, image, others, vote)
+        scores.append([_dice(blend(predicted, vote, share), mask) for share in SHARES])
+    mean = np.mean(scores, axis=0)
+    found = float(np.mean(np.asarray(SHARES)[mean >= mean.max() - _ALIKE]))
+    if key is not None:
+        cache.remember(key, found)
+    return found
+
+
+def _vote(image: Tensor, others: Crops, sharpness: float) -> Tensor:
+    """Vote on one pair's crop by the others', weighted by local likeness."""
+    votes, voters = torch.zeros_like(image), torch.zeros_like(image)
+    for other, mask in others:
+        steps = local_difference(image.numpy(), other.numpy())
+        weight = torch.from_numpy(weights_of(steps, sharpness))
+        votes += weight * mask
+        voters += weight
+    return votes.div_(voters.clamp_min_(1e-12)).clamp_(0, 1)
+
+
+def _predict(engine: Engine, image: Tensor, others: Crops, vote: Tensor) -> Tensor:
+    device = torch.device(engine.device)
+    parts = zip(*others, strict=True)
+    images, masks = (torch.stack(part)[None, :, None].to(device) for part in parts)
+    with computing(engine.precision, device):
+        target = image[None, None].to(device)
+        found = engine.network(
+            target, images, masks, target[None], vote[None, None, None].to(device), mini_context=1
+        )
+    return found[0, 0].float().cpu()
+
+
+def _dice(found: Tensor, mask: Tensor) -> float:
+    found, truth = found >= 0.5, mask >= 0.5
+    return 2 * float((found & truth).sum()) / float((found.sum() + truth.sum()).clamp_min(1))
