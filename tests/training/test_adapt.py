@@ -159,7 +159,7 @@ def test_it_learns_and_keeps_the_best_under_a_name(pairs):
     assert told["adapted from"] == "tiny" and told["base"]["fingerprint"] == "tiny"
     assert [pair["image"] for pair in told["pairs"]] == [pair.key[0] for pair in pairs]
     assert told["leave-one-out Dice"]["adapted"]["1"] == pytest.approx(result.after[1], abs=1e-4)
-    assert told["settings"]["lr"] == 1e-2 and told["steps"] == result.steps
+    assert told["settings"]["lr"] == 5e-3 and told["steps"] == result.steps
     fractions = [p.fraction for p in said]
     assert fractions == sorted(fractions) and fractions[-1] == 1
     assert said[0].before is None and said[-1].before == pytest.approx(before)
