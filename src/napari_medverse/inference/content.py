@@ -12,6 +12,8 @@ from .volume import Volume
 _SAMPLES = 500_000
 _ROBUST = (0.5, 99.5)
 _LOOK = 48
+# Places along each axis, about, at which two scans are compared.
+_COMPARED = 24
 # Part of the content that may lie outside each face of its box: specks of noise, a holder's rim.
 _BEYOND = 0.005
 
@@ -44,23 +46,24 @@ def content_box(volume: Volume) -> np.ndarray | None:
     return _look(volume).box
 
 
-def correlation(target: Volume, source: Volume, index: np.ndarray) -> float:
+def correlation(target: Volume, source: Volume, to_source: np.ndarray) -> float:
     """Return the correlation coefficient of two scans, seen coarsely.
 
     Parameters
     ----------
-    index
+    to_source
         4x4, target index to source index. Only where the target's voxels lie in the source's field
         of view are the two compared; 0 where that is nowhere.
     """
     fixed, moving = _look(target), _look(source)
     to_fixed, to_moving = (_block_map(look.factors) for look in (fixed, moving))
-    matrix = np.linalg.inv(to_moving) @ index @ to_fixed
-    points = np.indices(fixed.array.shape).reshape(3, -1)
-    points = matrix[:3, :3] @ points + matrix[:3, 3:]
+    matrix = np.linalg.inv(to_moving) @ to_source @ to_fixed
+    axes = [np.arange(0, side, max(1, side // _COMPARED)) for side in fixed.array.shape]
+    index = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+    points = matrix[:3, :3] @ index + matrix[:3, 3:]
     sides = np.array(moving.array.shape)[:, None]
     inside = np.all((points > -0.5) & (points < sides - 0.5), axis=0)
-    a = fixed.array.ravel()[inside]
+    a = fixed.array[tuple(index[:, inside])]
     b = ndimage.map_coordinates(moving.array, points[:, inside], order=1, mode="nearest")
     if len(a) < 2 or not (a.std() and b.std()):
         return 0.0

@@ -50,9 +50,6 @@ def place_pairs(
         The pairs' registrations (see `Aligning`). Without them, and where one failed, a pair is
         placed as the request's `placement` says.
     """
-    placement = request.placement
-    if placement == "auto" and settings.resampling == "trilinear":
-        placement = "field"
     placed = []
     for number, pair in enumerate(request.pairs):
         to_source, bend, note = None, None, {}
@@ -60,7 +57,7 @@ def place_pairs(
             to_source, bend, note = _registered(request.target, aligned[number])
             note["field"] = aligned[number].field
         if to_source is None:
-            to_source = target_to_source(request.target, pair.image, placement)
+            to_source = _plainly_placed(request, pair.image, settings, cache)
         image_scale, label_scale = intensity(pair.image, settings, cache), Scaling(0.0, 1.0)
         if pair.task == "image":
             label_scale = intensity(pair.label, settings, cache)
@@ -160,6 +157,24 @@ def intensity(volume: Volume, settings, cache: FeatureCache | None) -> Scaling:
     found = cache.recall(key)
     if found is None:
         found = normalise.measure(volume, kind, quantiles)
+        cache.remember(key, found)
+    return found
+
+
+def _plainly_placed(
+    request: Request, image: Volume, settings, cache: FeatureCache | None
+) -> np.ndarray:
+    """Return target index to source index without registration, or recall it."""
+    placement, target = request.placement, request.target
+    if placement == "auto" and settings.resampling == "trilinear":
+        placement = "field"
+    if cache is None:
+        return target_to_source(target, image, placement)
+    places = (target.key, target.affine.tobytes(), image.key, image.affine.tobytes())
+    key = ("placement", placement, *places)
+    found = cache.recall(key)
+    if found is None:
+        found = target_to_source(target, image, placement)
         cache.remember(key, found)
     return found
 

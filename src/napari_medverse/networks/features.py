@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .mixing import Trial
+
 
 @dataclass(frozen=True, slots=True)
 class TargetFeatures:
@@ -45,17 +47,18 @@ class ContextFeatures:
     prototypes
         Averaged foreground and background statistics, empty for networks without them.
     trial
-        In image tasks of networks with a mixture, the two tensors of ``mixing.Trial``.
+        In image tasks of networks with a mixture, the pairs on which candidates are tried.
     """
 
     maps: tuple[Tensor, ...]
     count: int
     prototypes: tuple[Tensor, ...] = ()
-    trial: tuple[Tensor, ...] = ()
+    trial: Trial | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in (*self.maps, *self.prototypes, *self.trial))
+        kept = (*self.maps, *self.prototypes)
+        return sum(t.nbytes for t in kept) + (self.trial.nbytes if self.trial else 0)
 
     def detach(self) -> ContextFeatures:
         """Return the same features cut off from the autograd graph."""
@@ -87,7 +90,7 @@ class ContextFeatures:
             mean(self.maps, other.maps),
             total,
             mean(self.prototypes, other.prototypes),
-            mean(self.trial, other.trial),
+            self.trial.merge(other.trial) if self.trial and other.trial else None,
         )
 
     def _apply(self, function) -> ContextFeatures:
@@ -95,7 +98,7 @@ class ContextFeatures:
             self,
             maps=tuple(function(t) for t in self.maps),
             prototypes=tuple(function(t) for t in self.prototypes),
-            trial=tuple(function(t) for t in self.trial),
+            trial=self.trial.apply(function) if self.trial else None,
         )
 
 

@@ -260,9 +260,9 @@ class Medverse(ContextNetwork):
         if self.prototypes and not autoregressive:
             maps_of_images = image_maps or self.encode_images(image)
             statistics = proto.measure(maps_of_images, pairs[:, 1:], count, self.blocks)
-        trial: tuple[Tensor, ...] = ()
+        trial = None
         if self.mixture and task == "image" and not autoregressive:
-            trial = mixing.try_on(pairs[:, :1], pairs[:, 1:], target.image, count)
+            trial = mixing.trial_of(image, label)
         means = tuple(mean_over_pairs(m, count) for m in maps)
         return ContextFeatures(means, count, statistics, trial)
 
@@ -315,7 +315,7 @@ class Medverse(ContextNetwork):
         if not self.residual:
             return raw
         if task == "image" and self.mixture:
-            trial = None if semantic is None else mixing.Trial(*semantic.trial)
+            trial = None if semantic is None else semantic.trial
             return mixing.mix(target.image, raw, trial, ar_label)
         if task == "image":
             return target.image.float() + raw

@@ -5,13 +5,16 @@ which takes long to learn. Here it weighs candidates instead (as kernel-predicti
 et al. 2017, "Kernel-predicting convolutional networks for denoising Monte Carlo renderings"): the
 target itself, an intensity of its own, the coarse prediction, the mean of the pairs' labels, and
 what plain filters make of the target. Which of them the task wants, the context tells: every
-candidate is tried on the pairs, and the mixture starts from the weights that were best there
-(stacked regression; Breiman 1996, "Stacked regressions"). The network only corrects these weights,
-and within bounds: where nothing has to be done, little can be spoilt.
+candidate is tried on the pairs, each compared with the others as the target is with all of them,
+and the mixture starts from the weights that were best there (stacked regression; Breiman 1996,
+"Stacked regressions"). The network only corrects these weights, and within bounds: where nothing
+has to be done, little can be spoilt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +28,9 @@ from torch.nn import functional as F
 CANDIDATES = 13
 #: outputs of the head beside the mask logit: own intensity, a weight a candidate
 OUTPUTS = 1 + CANDIDATES
+
+#: pairs on which candidates are tried: more would tell little more
+JUDGED = 4
 
 # Wide regions darker than this are taken for holes to be filled in.
 _HOLE = 0.01
@@ -42,24 +48,48 @@ _FLOOR = 0.005
 _LEAST_ERROR = 1e-6
 # Part of its own squared error by which a candidate is taken to be worse than on the pairs; the
 # target left alone is what it is.
-_DISTRUST = 1.0
+_DISTRUST = 0.1
 # Places in the list of candidates.
 _TARGET, _COARSE, _OF_PAIRS = 0, 2, slice(10, None)
 
 
-class Trial(NamedTuple):
-    """What the pairs tell of the candidates; means over pairs, so that they merge like features.
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The pairs on which candidates are tried.
 
     Attributes
     ----------
-    gram
-        (B, CANDIDATES, CANDIDATES): mean products of the candidates' errors on the pairs.
-    label
-        (B, 1, D, H, W): the pairs' wanted intensities.
+    images, labels
+        (B, K, D, H, W): degraded and wanted intensities of the first pairs, `JUDGED` at most.
+    mean
+        (B, 1, D, H, W): the mean wanted intensities of all pairs.
+    count
+        The number of pairs behind the mean.
     """
 
-    gram: Tensor
-    label: Tensor
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.images.nbytes + self.labels.nbytes + self.mean.nbytes
+
+    def merge(self, other: Trial) -> Trial:
+        """Return the trial of both groups of pairs."""
+        total = self.count + other.count
+        return Trial(
+            torch.cat([self.images, other.images], dim=1)[:, :JUDGED],
+            torch.cat([self.labels, other.labels], dim=1)[:, :JUDGED],
+            torch.lerp(self.mean, other.mean, other.count / total),
+            total,
+        )
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Trial:
+        """Return the trial with a function applied to its tensors."""
+        parts = (function(part) for part in (self.images, self.labels, self.mean))
+        return Trial(*parts, self.count)
 
 
 def mix(
@@ -74,7 +104,7 @@ def mix(
     raw
         (B, OUTPUTS, D, H, W).
     trial
-        See `try_on`; None where there are no pairs: all candidates but theirs start alike.
+        See `trial_of`; None where there are no pairs: all candidates but theirs start alike.
     coarse
         (B, 1, D, H, W), the label of the autoregressive pair; None where there is none.
 
@@ -85,11 +115,11 @@ def mix(
     """
     target, raw = target.float(), raw.float()
     below = target if coarse is None else coarse.float()
-    mean_label = target if trial is None else trial.label.float()
+    mean_label = target if trial is None else trial.mean.float()
     candidates = _candidates(target, raw[:, :1] + 0.5, below, mean_label)
     logits = _REACH * torch.tanh(_SHARPNESS / _REACH * raw[:, 1:])
     if trial is not None:
-        start = stacked(trial.gram.float(), coarse is not None)
+        start = stacked(tried_errors(trial, target), coarse is not None)
         logits = logits + torch.log(start)[..., None, None, None]
     absent = torch.zeros(CANDIDATES, dtype=torch.bool, device=raw.device)
     absent[_COARSE] = coarse is None
@@ -98,32 +128,38 @@ def mix(
     return (torch.softmax(logits, dim=1) * candidates).sum(1, keepdim=True)
 
 
+def trial_of(images: Tensor, labels: Tensor) -> Trial:
+    """Return the trial of a group of pairs, (B, L, 1, D, H, W) each."""
+    images, labels = (part.detach().float().squeeze(2) for part in (images, labels))
+    mean = labels.mean(dim=1, keepdim=True)
+    return Trial(images[:, :JUDGED], labels[:, :JUDGED], mean, labels.shape[1])
+
+
 @torch.no_grad()
-def try_on(image: Tensor, label: Tensor, target: Tensor, count: int) -> Trial:
-    """Try the candidates on pairs.
+def tried_errors(trial: Trial, target: Tensor) -> Tensor:
+    """Try the candidates on the pairs.
 
-    The mean label is a comparison with other specimens of the same place; here the target stands
-    in for them, with its holes: filled in, the dark surround of a scan would be, too. Two
-    candidates are not to be had for a pair by itself, and their errors are made up: the network's
-    own intensity is tried as a constant, the coarse prediction as a blurred label with the image's
-    coarse error.
+    A pair is compared with the mean of the other pairs; a single one with the target, which is
+    spoilt but shows the same place. Two candidates are not to be had for a pair by itself, and
+    their errors are made up: the network's own intensity is tried as a constant, the coarse
+    prediction as a blurred label with the image's coarse error.
 
-    Parameters
-    ----------
-    image, label
-        (B count, 1, D, H, W): degraded and wanted intensities of one pair each.
-    target
-        (B, 1, D, H, W).
-    count
-        Pairs of a batch entry.
+    Returns
+    -------
+    Tensor
+        (B, CANDIDATES, CANDIDATES) float32: mean products of the candidates' errors.
     """
-    image, label = image.float(), label.float()
-    coarse = _halved_and_back(label) + _mean(_mean(image - label, 5), 5)
-    target = target.float().repeat_interleave(count, dim=0)
-    tried = _candidates(image, torch.full_like(label, 0.5), coarse, target)
-    errors = (tried - label).flatten(2)
-    gram = errors @ errors.transpose(1, 2) / errors.shape[-1]
-    return Trial(*(part.unflatten(0, (-1, count)).mean(1) for part in (gram, label)))
+    grams = []
+    for number in range(trial.images.shape[1]):
+        image, label = (part[:, number : number + 1] for part in (trial.images, trial.labels))
+        others = target
+        if trial.count > 1:
+            others = (trial.count * trial.mean - label) / (trial.count - 1)
+        coarse = _halved_and_back(label) + _mean(_mean(image - label, 5), 5)
+        tried = _candidates(image, torch.full_like(label, 0.5), coarse, others)
+        errors = (tried - label).flatten(2)
+        grams.append(errors @ errors.transpose(1, 2) / errors.shape[-1])
+    return torch.stack(grams).mean(dim=0)
 
 
 def stacked(gram: Tensor, with_coarse: bool) -> Tensor:
@@ -134,7 +170,7 @@ def stacked(gram: Tensor, with_coarse: bool) -> Tensor:
     Parameters
     ----------
     gram
-        (B, CANDIDATES, CANDIDATES), see `Trial`.
+        (B, CANDIDATES, CANDIDATES), see `tried_errors`.
     with_coarse
         Whether there is a coarse prediction; its weight is left out otherwise.
 
