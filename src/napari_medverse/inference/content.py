@@ -22,8 +22,8 @@ _BEYOND = 0.005
 class _Look:
     """A coarse look at a volume.
 
-    `array` (d, h, w) float32 holds means over blocks of `factors` voxels, in 0..1; `box` is that of
-    `content_box`.
+    `array` (d, h, w) uint8 holds means over blocks of `factors` voxels, from the dark end of the
+    range to the bright one; `box` is that of `content_box`.
     """
 
     array: np.ndarray
@@ -64,7 +64,9 @@ def correlation(target: Volume, source: Volume, to_source: np.ndarray) -> float:
     sides = np.array(moving.array.shape)[:, None]
     inside = np.all((points > -0.5) & (points < sides - 0.5), axis=0)
     a = fixed.array[tuple(index[:, inside])]
-    b = ndimage.map_coordinates(moving.array, points[:, inside], order=1, mode="nearest")
+    b = ndimage.map_coordinates(
+        moving.array, points[:, inside], np.float32, order=1, mode="nearest"
+    )
     if len(a) < 2 or not (a.std() and b.std()):
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
@@ -82,9 +84,10 @@ def _look_at(volume: Volume) -> _Look:
     array, _ = block_mean(volume.data, np.eye(4), factors)
     low, high = robust_range(volume.data)
     if not high > low:
-        return _Look(array, factors, None)
+        return _Look(np.zeros(array.shape, np.uint8), factors, None)
     array = np.clip((array - low) / (high - low), 0, 1)
-    return _Look(array, factors, _box(foreground(array), factors, volume.shape))
+    box = _box(foreground(array), factors, volume.shape)
+    return _Look(np.rint(255 * array).astype(np.uint8), factors, box)
 
 
 def _box(
