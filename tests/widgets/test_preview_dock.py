@@ -50,7 +50,7 @@ def test_a_stroke_in_a_context_label_changes_the_preview_and_undo_reverts_it(liv
     run = live.preview.run_id
     label = viewer.layers["head 1 label"]
     label.n_edit_dimensions, label.brush_size = 3, 7
-    label.paint((2, 2, 2), 1)
+    label.paint((6, 6, 6), 2)
     qtbot.waitUntil(lambda: live.preview.run_id > run and done(live), timeout=TIMEOUT)
     assert not np.array_equal(previews(viewer)[0].data, before)
     run = live.preview.run_id
