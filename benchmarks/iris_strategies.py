@@ -1,11 +1,11 @@
-"""Iris's strategies on folders of annotated scans, beside copying a label.
+"""Iris's strategies on folders of annotated scans, beside copying labels and an aligned vote.
 
     python benchmarks/iris_strategies.py --data FOLDER --out iris_strategies.json
 
 Every target is segmented by the example of some others, drawn at random, by every strategy with
-the same pairs. "copy" lets the pairs' labels, stretched over the target's field of view, vote,
-which is all that can be done without a network or a registration. Figures are mean Dice over the
-targets, for each label value, and over all values.
+the same pairs. "copy" lets the pairs' labels, resized with their scans' content, vote, which is all
+that can be done without a network or a registration; "vote" registers the pairs first. Figures are
+mean Dice over the targets, for each label value, and over all values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_medverse.evaluation.baselines import label_copy
+from napari_medverse.evaluation.baselines import aligned_vote, label_copy
 from napari_medverse.evaluation.metrics import dice
 from napari_medverse.inference import FeatureCache, predict
 from napari_medverse.inference.strategies import STRATEGIES
@@ -64,7 +64,10 @@ def measure(
         chosen = [others[i] for i in rng.choice(len(others), options.contexts, replace=False)]
         pairs = [c.read() for c in chosen]
         classes = tuple(v for v in truth.classes if any(v in p.classes for p in pairs))
-        found = {"copy": label_copy(truth.image, pairs, classes)}
+        found = {
+            "copy": label_copy(truth.image, pairs, classes),
+            "vote": aligned_vote(truth.image, pairs, classes),
+        }
         for name in names:
             found[name] = predict(
                 model, truth.image, pairs, classes, strategy=name, cache=cache

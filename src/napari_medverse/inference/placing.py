@@ -1,8 +1,6 @@
 """Bringing context pairs to the target: alignment where it is asked for, else by their grids."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +9,6 @@ import torch
 from . import normalise
 from .cache import FeatureCache
 from .grid import scale_and_shift, target_to_source, world_map
-from .levels import Level
-from .likeness import Likeness
 from .normalise import Scaling
 from .request import Request
 from .sampling import Bend
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
 # Input and output of an image task share their intensity scale where their ranges overlap this much
 # (denoising, bias removal), and have their own where they do not (one modality to another).
 _SHARED_RANGE = 0.3
-# No vote where no pair correlates with the target at least so much.
-_LEAST_SIMILARITY = 0.3
 
 
 def place_target(target: Volume, scaling: Scaling) -> PlacedImage:
@@ -108,43 +102,6 @@ def share_scales(
             )
         )
     return PlacedImage(target.volume, scale, target.to_source), shared, scale
-
-
-def vote(
-    pairs: list[PlacedPair],
-    target: Volume,
-    value: int,
-    level: Level,
-    likeness: Likeness,
-    rows: np.ndarray,
-) -> torch.Tensor:
-    """Return the vote of the pairs that hold a class, as they are placed, on rows of a level.
-
-    See `prior.label_vote`; a pair counts the more the more it is like the target, as a whole and
-    around each voxel. `rows` are consecutive indices of the first axis.
-    """
-    # SimpleITK is slow to import and many requests do without.
-    from .prior import label_vote, similarity_weights
-
-    holds = [value in pair.pair.classes for pair in pairs]
-    voters = [pair.as_aligned(target) for pair in compress(pairs, holds)]
-    local = compress(likeness.on(level, rows, value), holds)
-    first, *others = level.grid_offset
-    first += float(rows[0]) * level.grid_scale[0]
-    share = label_vote(
-        voters,
-        value,
-        (whole * part for whole, part in zip(similarity_weights(voters), local, strict=True)),
-        shape=(len(rows), *level.grid[1:]),
-        scale=level.grid_scale,
-        offset=(first, *others),
-    )
-    return torch.from_numpy(share)
-
-
-def any_alike(pairs: Sequence[PlacedPair]) -> bool:
-    """Whether some pair's image, as placed, was measured to be like the target."""
-    return any((pair.similarity or 0.0) >= _LEAST_SIMILARITY for pair in pairs)
 
 
 def intensity(volume: Volume, settings, cache: FeatureCache | None) -> Scaling:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import MedverseError
@@ -24,12 +23,12 @@ from .feedback import Feedback
 from .frames import Frame
 from .iris_stream import stream_iris
 from .levels import Level
-from .likeness import Likeness
 from .normalise import Scaling
-from .placing import any_alike, intensity, place_pairs, place_target, share_scales, vote
+from .placing import intensity, place_pairs, place_target, share_scales
 from .request import Request, make_request
 from .runner import WindowRunner
 from .sources import PlacedImage, PlacedPair
+from .voting import Voting
 
 Progress = Callable[[int, int, str], None]
 
@@ -129,8 +128,6 @@ class _Run:
         self.windows_before = 0
         self.windows_in_all = 0
         self.units = Scaling(0.0, 1.0)
-        # Whether the pairs' vote, the prior of the first level, goes on to guide the next ones.
-        self.guided = False
 
     def frames(self) -> Iterator[Frame]:
         self._check()
@@ -149,13 +146,15 @@ class _Run:
                     yield from self._sketch(engine, plan[0])
                 aligned = aligning.result(self._say)
         self._set_out(engine, plan[0], place_pairs(request, engine.config, self.cache, aligned))
-        feedback = self._prior(engine, plan[0])
+        feedback = None
+        if self.voting.wanted:
+            feedback = Feedback(None, self.voting.on(plan[0]), plan[0].grid_to_target, plan[0])
         for index, level in enumerate(plan):
-            if self._weighed(engine, level) and index == 0 and self.frame_interval is not None:
+            if self.voting.judges(level) and index == 0 and self.frame_interval is not None:
                 # Judging takes longer than a small scan's only level: the network's answer first.
                 canvas = yield from self._level(engine, level, feedback)
                 yield self._frame(level, 0, self._on_own_grid(level, canvas))
-            shares = self._shares(engine, level, feedback)
+            shares = self._shares(level, feedback)
             canvas = yield from self._level(engine, level, feedback, shares)
             values = self._on_own_grid(level, canvas)
             yield self._frame(level, level.windows, values, final=index == last - 1)
@@ -181,7 +180,7 @@ class _Run:
             self.cache,
             self.cancel,
         )
-        self.likeness = Likeness(target, pairs, coarse, engine.mode, self.cache)
+        self.voting = Voting(engine, request, self.runner, coarse, self.cache)
 
     def _worth_a_sketch(self, plan: list[Level]) -> bool:
         return self.frame_interval is not None and len(plan) > 1 and plan[0].windows == 1
@@ -250,48 +249,13 @@ class _Run:
             interest = [feedback.uncertainty(start, level.window) for start in starts]
         return windows.visiting_order(starts, level.window, in_view, interest)
 
-    def _prior(self, engine: Engine, level: Level) -> Feedback | None:
-        """Return the first autoregressive context: the aligned label vote, or none."""
-        if self.request.prior == "none" or engine.single or self.request.task == "image":
+    def _shares(self, level: Level, feedback: Feedback | None) -> list[float] | None:
+        if not self.voting.judges(level):
             return None
-        if self.request.prior == "auto" and not any_alike(self.runner.pairs):
-            return None
-        self.guided = True
-        return Feedback(None, self._votes(level), level.grid_to_target, level)
-
-    def _weighed(self, engine: Engine, level: Level) -> bool:
-        """Whether the network is weighed against the vote: on the finest level only."""
-        able = self.guided and not engine.published and len(self.runner.pairs) >= trust.FEWEST
-        return able and level.number == level.count
-
-    def _shares(
-        self, engine: Engine, level: Level, feedback: Feedback | None
-    ) -> list[float] | None:
-        """Return how far to follow the network beside the vote; see `trust`."""
-        if not self._weighed(engine, level):
-            return None
-        shares = {}
-        for channel, value in enumerate(self.runner.classes):
-            self._say("comparing network and vote on the pairs", self.windows_before)
-            crops = self.runner.crops(level, feedback.fullest(channel, level), value)
-            sharpness = self.likeness.sharpness(value)
-            shares[str(value)] = trust.measure(engine, crops, sharpness, self.cache, self._check)
-        self.details["network_share"] = shares
+        self._say("comparing network and vote on the pairs", self.windows_before)
+        shares = self.voting.shares(level, feedback, self._check)
+        self.details["network_share"] = {str(value): share for value, share in shares.items()}
         return list(shares.values())
-
-    def _votes(self, level: Level) -> Tensor:
-        channels = range(len(self.runner.classes))
-        # Piece by piece: the weights of all pairs are at hand for one piece at a time.
-        return torch.stack(
-            [
-                torch.cat([self._vote(channel, level, rows) for rows in slabs(level)])
-                for channel in channels
-            ]
-        )
-
-    def _vote(self, channel: int, level: Level, rows: np.ndarray) -> Tensor:
-        value = self.runner.classes[channel]
-        return vote(self.runner.pairs, self.request.target, value, level, self.likeness, rows)
 
     def _feedback(self, engine: Engine, values: Tensor, level: Level, following: Level) -> Feedback:
         target = self.runner.target
@@ -301,9 +265,11 @@ class _Run:
             coarse = fed.aligned_resize(coarse[None], level.size)[0]
             return fed.published_feedback(values, coarse, following)
         plain = fed.native_feedback(values, coarse, level, following, self.request.task)
-        if not self.guided:
+        if not self.voting.wanted:
             return plain
-        return fed.GuidedFeedback(plain, lambda channel, rows: self._vote(channel, following, rows))
+        return fed.GuidedFeedback(
+            plain, lambda channel, rows: self.voting.of(channel, following, rows)
+        )
 
     def _on_own_grid(self, level: Level, canvas: Canvas) -> Tensor:
         values = canvas.values()

@@ -26,7 +26,6 @@ from napari_medverse.inference.feedback import Feedback, GuidedFeedback, native_
 from napari_medverse.inference.levels import Level
 from napari_medverse.inference.likeness import Likeness
 from napari_medverse.inference.placing import (
-    any_alike,
     bend_of,
     intensity,
     place_pairs,
@@ -36,6 +35,7 @@ from napari_medverse.inference.prior import similarity_weights
 from napari_medverse.inference.request import Request
 from napari_medverse.inference.runner import WindowRunner
 from napari_medverse.inference.sources import PlacedImage, PlacedPair
+from napari_medverse.inference.voting import any_alike
 from napari_medverse.training.anatomy.noise import small_rotation, smooth_noise
 
 _KEPT_VOXELS = 20_000
@@ -231,7 +231,7 @@ class Fold:
         level: Level,
         rows: NDArray[np.integer],
     ) -> Tensor:
-        """Return the pairs' vote as `inference.placing.vote` does, by the engine's own reading.
+        """Return the pairs' vote as `inference.voting` does, by the engine's own reading.
 
         That is several times quicker on a window, since masks are read as context labels are.
         """
