@@ -40,24 +40,26 @@ of their size. Loading weights no longer imports torch's compiler (1.3 to 0.2 s 
 What was tried and not taken: minimal filtering along all three axes, F(4 x 4 x 4) (error 2e-5, 8
 times fewer multiplications): 57 to 64 billion multiplications' worth a second at 32 channels, where
 the form in use does 67 to 77, and 90 to 130 at 128 channels, where little time is spent; matrix
-products of that shape run at 30 to 38 billion a second here. Classes cannot be computed together:
-the context U-Net and the decoder see the label, so that only what images alone tell is shared. For
-many classes take Iris weights, which do 15 in 1.13 times the time of one. Of the 153 windows of the
-256^3 target, 28 belong to the coarse levels and 25 meet the slice in view: 0.35 of the work.
-
-What is not met, and why:
+products of that shape run at 30 to 38 billion a second here.
+"""
+WHY = """What is not met, and why:
 
 - `fast` cannot be 8 times the plain path here: the rows "the most that ..." are all multiplications
   of the network at the measured rate of a matrix product, and nothing else. bfloat16 could give 3.7
-  times; int8, 7.3, which no convolution in torch does on a processor.
+  times; int8, 7.3, was not tried.
 - Neuroverse3D, `exact`: 2.23 times at 64^3 with one context, 1.83 at 128^3 with eight and another
   job beside it; maps larger than 64 MB are mapped and cleared by the system each time.
-- A slice in view meets more windows than 0.3 of the work (see above).
+- A slice in view: levels are finished one after the other, so all 28 coarse windows come before the
+  25 that meet it, and these are 0.35 of the work.
+- 8 classes over one: they cannot be computed together, since the context U-Net and the decoder see
+  the label; only what images alone tell is shared. For many classes take Iris weights, which do 15
+  in 1.13 times the time of one.
 - 16 pairs over one: the arrays of 15 more pairs and a cache that fills up to its budget; without a
   cache it is 1.109 (485 and 437 MB, by hand).
 - Stalls: one step of the window's own, when the preview's layer is added and napari makes its
   controls and shaders (by software on a virtual screen); the first study imports torch.
-
+"""
+COLUMNS = """
 | | figure | bar | met | note |
 |---|---|---|---|---|
 """
@@ -72,16 +74,21 @@ def main() -> int:
     parser.add_argument("--print", action="store_true", help="only print that document")
     options = parser.parse_args()
     if options.print:
-        sys.stdout.write(HEAD + "".join(rows()))
+        sys.stdout.write(page())
         return 0
     failed = [] if options.table else [n for n in options.names or NAMES if not run(n)]
-    DOCUMENT.write_text(HEAD + "".join(rows()))
+    DOCUMENT.write_text(page())
     print(f"\nAll stored results, also written to {DOCUMENT.name}:")
     for record in records():
         print("\n".join(as_text(line) for line in record["lines"]))
+    print("\n" + WHY)
     if failed:
         print(f"did not run to their end: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def page() -> str:
+    return "\n".join([HEAD, WHY]) + COLUMNS + "".join(rows())
 
 
 def run(name: str) -> bool:
