@@ -47,8 +47,8 @@ WHY = """What is not met, and why:
 - `fast` cannot be 8 times the plain path here: the rows "the most that ..." are all multiplications
   of the network at the measured rate of a matrix product, and nothing else. bfloat16 could give 3.7
   times; int8, 7.3, was not tried.
-- Neuroverse3D, `exact`: 2.23 times at 64^3 with one context, 1.83 at 128^3 with eight and another
-  job beside it; maps larger than 64 MB are mapped and cleared by the system each time.
+- Neuroverse3D, `exact`: 2.23 times at 64^3 with one context, 1.86 at 128^3 with eight; maps larger
+  than 64 MB are mapped and cleared by the system each time (a quarter of all processor time).
 - A slice in view: levels are finished one after the other, so all 28 coarse windows come before the
   25 that meet it, and these are 0.35 of the work.
 - 8 classes over one: they cannot be computed together, since the context U-Net and the decoder see
