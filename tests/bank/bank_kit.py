@@ -1,10 +1,9 @@
 """Annotated folders and tiny real networks for the bank's tests."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
+from loaded_model import as_loaded
 from napari_medverse.io import write_nifti
 from napari_medverse.networks import Iris, Medverse
 
@@ -40,18 +39,4 @@ def tiny_model(kind="medverse", seed=0):
         network = Iris((2, 4, 8), queries=3, heads=2)
     else:
         network = Medverse((2, 3, 4), tokens="block", prototypes=True, residual=True)
-    config = SimpleNamespace(
-        channels=(2, 3, 4),
-        patch=(16, 16, 16),
-        normalisation=SimpleNamespace(kind="minmax", low=0.02, high=0.98),
-        resampling="area",
-    )
-    return SimpleNamespace(
-        name=f"tiny-{kind}",
-        kind=kind,
-        network=network.eval().requires_grad_(False),
-        config=config,
-        fingerprint=f"{kind}{seed}",
-        device="cpu",
-        precision="exact",
-    )
+    return as_loaded(network, f"tiny-{kind}", kind, f"{kind}{seed}")

@@ -1,10 +1,9 @@
 """A tiny real network with lively output, and a plain, slow form of the native pipeline."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
+from loaded_model import as_loaded
 from napari_medverse.networks import Medverse, Neuroverse3D
 
 PATCH = 16
@@ -30,20 +29,14 @@ def tiny_model(kind="native", *, seed=0, patch=PATCH, normalisation="minmax", **
         last = network.target_decoder.output_block.block[-1]
         last.weight.normal_(std=1.2)
         last.bias.fill_(0.1)
-    config = SimpleNamespace(
-        channels=channels,
-        patch=(patch,) * 3,
-        normalisation=SimpleNamespace(kind=normalisation, low=0.02, high=0.98),
+    model = as_loaded(
+        network,
+        f"tiny-{kind}",
+        "neuroverse3d" if kind == "neuroverse3d" else "medverse",
+        f"{kind}{seed}",
+        patch=patch,
+        normalisation=normalisation,
         resampling="area" if kind == "native" else "trilinear",
-    )
-    model = SimpleNamespace(
-        name=f"tiny-{kind}",
-        kind="neuroverse3d" if kind == "neuroverse3d" else "medverse",
-        network=network.eval().requires_grad_(False),
-        config=config,
-        fingerprint=f"{kind}{seed}",
-        device="cpu",
-        precision="exact",
     )
     for name, value in changes.items():
         setattr(model, name, value)

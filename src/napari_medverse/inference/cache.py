@@ -2,9 +2,11 @@
 
 import threading
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Fact = TypeVar("Fact")
 
 DEFAULT_BYTES = 1 << 30
 _MEMO_LIMIT = 200_000
@@ -184,3 +186,13 @@ class FeatureCache:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._nbytes -= entry.nbytes
+
+
+def recalled(cache: FeatureCache | None, key: Hashable, find: Callable[[], Fact]) -> Fact:
+    """Return the small fact that a cache remembers by a key; else find and remember it."""
+    found = None if cache is None else cache.recall(key)
+    if found is None:
+        found = find()
+        if cache is not None:
+            cache.remember(key, found)
+    return found

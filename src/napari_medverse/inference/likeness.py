@@ -83,6 +83,20 @@ def weights_of(steps: np.ndarray, sharpness: float = 2.0) -> np.ndarray:
     return np.exp(-sharpness * _LOGARITHMS).astype(np.float32)[steps]
 
 
+def local_vote(
+    target: np.ndarray,
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    sharpness: float = 2.0,
+) -> np.ndarray:
+    """Return the mean of labels, weighed by how like the target their images are around each voxel.
+
+    All of one shape (d, h, w), float32; images in 0..1.
+    """
+    weights = [weights_of(local_difference(target, image), sharpness) for image in images]
+    return sum(w * label for w, label in zip(weights, labels, strict=True)) / sum(weights)
+
+
 class Likeness:
     """The weights of a request's pairs on the grids of its levels.
 
@@ -110,6 +124,8 @@ class Likeness:
         self._mode, self._cache = mode, cache
         self._latest: dict[int, list[np.ndarray]] = {}
         self._sharpness: dict[int, float] = {}
+        # For the classes that follow, where there is no cache.
+        self._apart: dict[tuple, np.ndarray] = {}
 
     def on(self, level: Level, rows: np.ndarray, value: int) -> Iterator[np.ndarray]:
         """Yield each pair's weights on rows of a level, (rows, h, w) float32 in 0..1.
@@ -136,13 +152,20 @@ class Likeness:
     def _between(self, one: PlacedPair, other: PlacedPair) -> np.ndarray:
         """How unlike one pair's image another's is, on the coarse level."""
         level = self._coarse
-        key = (one.image.identity, other.image.identity, level.grid_to_target.tobytes(), level.grid)
+        place = level.grid_to_target, _everywhere(level), self._mode
 
-        def measure() -> np.ndarray:
-            place = level.grid_to_target, _everywhere(level), self._mode
-            return local_difference(*(pair.image.read(*place).numpy() for pair in (one, other)))
+        def measure() -> list[np.ndarray]:
+            images = (pair.image.read(*place).numpy() for pair in (one, other))
+            return [local_difference(*images)]
 
-        return self._recalled(("likeness of pairs", *key, self._mode), measure, level)
+        pair = (one.image.identity, other.image.identity)
+        if pair in self._apart:
+            return self._apart[pair]
+        key = ("likeness of pairs", *pair, level.grid_to_target.tobytes(), level.grid)
+        (found,) = self._recalled((*key, self._mode), measure, level)
+        if self._cache is None:
+            self._apart[pair] = found
+        return found
 
     def _found(self, level: Level) -> list[np.ndarray]:
         if level.number not in self._latest:
@@ -155,14 +178,16 @@ class Likeness:
             )
         return self._latest[level.number]
 
-    def _recalled(self, key: tuple, measure: Callable, level: Level):
-        """Return what is known by a key, an array or a list of them, or measure it."""
+    def _recalled(
+        self, key: tuple, measure: Callable[[], list[np.ndarray]], level: Level
+    ) -> list[np.ndarray]:
+        """Return what the cache holds by a key, or measure it."""
         if self._cache is None:
             return measure()
         found = self._cache.get(key, "vote weights")
         if found is None:
             found = measure()
-            size = found.nbytes if isinstance(found, np.ndarray) else sum(p.nbytes for p in found)
+            size = sum(part.nbytes for part in found)
             rank = (0 if level.number == 1 else 1, level.number, 0)
             self._cache.put(key, found, size, "vote weights", rank)
         return found

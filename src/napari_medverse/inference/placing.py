@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from . import normalise
-from .cache import FeatureCache
+from .cache import FeatureCache, recalled
 from .grid import scale_and_shift, target_to_source, world_map
 from .normalise import Scaling
 from .request import Request
@@ -108,14 +108,8 @@ def intensity(volume: Volume, settings, cache: FeatureCache | None) -> Scaling:
     """Measure a volume's scaling, or recall it."""
     kind = settings.normalisation.kind
     quantiles = (settings.normalisation.low, settings.normalisation.high)
-    if cache is None:
-        return normalise.measure(volume, kind, quantiles)
     key = ("scaling", volume.key, kind, quantiles)
-    found = cache.recall(key)
-    if found is None:
-        found = normalise.measure(volume, kind, quantiles)
-        cache.remember(key, found)
-    return found
+    return recalled(cache, key, lambda: normalise.measure(volume, kind, quantiles))
 
 
 def _plainly_placed(
@@ -125,15 +119,9 @@ def _plainly_placed(
     placement, target = request.placement, request.target
     if placement == "auto" and settings.resampling == "trilinear":
         placement = "field"
-    if cache is None:
-        return target_to_source(target, image, placement)
     places = (target.key, target.affine.tobytes(), image.key, image.affine.tobytes())
     key = ("placement", placement, *places)
-    found = cache.recall(key)
-    if found is None:
-        found = target_to_source(target, image, placement)
-        cache.remember(key, found)
-    return found
+    return recalled(cache, key, lambda: target_to_source(target, image, placement))
 
 
 def _relation(image: Scaling, label: Scaling) -> tuple[float, float, float]:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -104,14 +104,14 @@ class WindowRunner:
         self._images.clear()
         return [window.predict(channel, value) for channel, value in enumerate(self.classes)]
 
-    def crops(self, level: Level, start: windows.Start, value: int) -> list[tuple[Tensor, Tensor]]:
-        """Return image and soft mask of every pair that holds a class, in one window."""
+    def crops(
+        self, level: Level, start: windows.Start, value: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield image and soft mask of every pair that holds a class, in one window."""
         place = level.grid_to_target, _indices(level, start), self.mode
-        return [
-            (pair.image.read(*place), pair.read_label(value, *place))
-            for pair in self.pairs
-            if value in pair.pair.classes
-        ]
+        for pair in self.pairs:
+            if value in pair.pair.classes:
+                yield pair.image.read(*place), pair.read_label(value, *place)
 
 
 def _indices(level: Level, start: windows.Start) -> list[np.ndarray]:

@@ -6,15 +6,16 @@ can tell: each in turn is predicted from the others, in one window, by the netwo
 and the blend of both that fits its label best is used for the target (ours).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import FeatureCache
+from .cache import FeatureCache, recalled
 from .engine import Engine
-from .likeness import local_difference, weights_of
+from .likeness import local_vote
 from .precision import computing
 from .sources import tensor_digest
 
@@ -42,7 +43,7 @@ def blend(predicted: Tensor, vote: Tensor, share: float) -> Tensor:
 
 def measure(
     engine: Engine,
-    crops: Crops,
+    crops: Iterable[tuple[Tensor, Tensor]],
     sharpness: float,
     cache: FeatureCache | None = None,
     check: Callable[[], None] = lambda: None,
@@ -55,7 +56,7 @@ def measure(
         Weights that take a vote as the autoregressive label.
     crops
         Image and soft mask of every pair that holds the class, (d, h, w) float32 each, in one
-        window of the target.
+        window of the target; no more are asked for than are judged.
     sharpness
         How much local differences count in the vote; see `likeness.Likeness.sharpness`.
     cache
@@ -69,47 +70,29 @@ def measure(
         One of `SHARES`, or the mean of some that are alike. 1 where there are fewer than three
         pairs or no foreground: a pair cannot be predicted from others, or not judged.
     """
-    crops = [crop for crop in crops if bool((crop[1] >= 0.5).any())][:_JUDGED]
+    crops = list(islice((crop for crop in crops if bool((crop[1] >= 0.5).any())), _JUDGED))
     if len(crops) < FEWEST:
         return 1.0
-    key = None
-    if cache is not None:
-        digests = tuple((tensor_digest(image), tensor_digest(mask)) for image, mask in crops)
-        key = (
-            "trust",
-            engine.fingerprint,
-            engine.precision,
-            str(engine.device),
-            sharpness,
-            digests,
-        )
-        known = cache.recall(key)
-        if known is not None:
-            return known
+    if cache is None:
+        return _judged(engine, crops, sharpness, check)
+    digests = tuple((tensor_digest(image), tensor_digest(mask)) for image, mask in crops)
+    weights = (engine.fingerprint, engine.precision, str(engine.device))
+    key = ("trust", weights, sharpness, digests)
+    return recalled(cache, key, lambda: _judged(engine, crops, sharpness, check))
+
+
+def _judged(engine: Engine, crops: Crops, sharpness: float, check: Callable[[], None]) -> float:
     scores = []
     for number in range(min(_FOLDS, len(crops))):
         check()
         others = [crop for k, crop in enumerate(crops) if k != number]
         image, mask = crops[number]
-        vote = _vote(image, others, sharpness)
+        images, masks = ([part.numpy() for part in parts] for parts in zip(*others, strict=True))
+        vote = torch.from_numpy(local_vote(image.numpy(), images, masks, sharpness)).clamp_(0, 1)
         predicted = _predict(engine, image, others, vote)
         scores.append([_dice(blend(predicted, vote, share), mask) for share in SHARES])
     mean = np.mean(scores, axis=0)
-    found = float(np.mean(np.asarray(SHARES)[mean >= mean.max() - _ALIKE]))
-    if key is not None:
-        cache.remember(key, found)
-    return found
-
-
-def _vote(image: Tensor, others: Crops, sharpness: float) -> Tensor:
-    """Vote on one pair's crop by the others', weighted by local likeness."""
-    votes, voters = torch.zeros_like(image), torch.zeros_like(image)
-    for other, mask in others:
-        steps = local_difference(image.numpy(), other.numpy())
-        weight = torch.from_numpy(weights_of(steps, sharpness))
-        votes += weight * mask
-        voters += weight
-    return votes.div_(voters.clamp_min_(1e-12)).clamp_(0, 1)
+    return float(np.mean(np.asarray(SHARES)[mean >= mean.max() - _ALIKE]))
 
 
 def _predict(engine: Engine, image: Tensor, others: Crops, vote: Tensor) -> Tensor:

@@ -98,7 +98,6 @@ class ContextFeatures:
             self,
             maps=tuple(function(t) for t in self.maps),
             prototypes=tuple(function(t) for t in self.prototypes),
-            trial=self.trial.apply(function) if self.trial else None,
         )
 
 

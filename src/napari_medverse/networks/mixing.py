@@ -13,7 +13,6 @@ has to be done, little can be spoilt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,7 +54,7 @@ _TARGET, _COARSE, _OF_PAIRS = 0, 2, slice(10, None)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The pairs on which candidates are tried.
+    """The pairs on which candidates are tried; it holds no gradient.
 
     Attributes
     ----------
@@ -85,11 +84,6 @@ class Trial:
             torch.lerp(self.mean, other.mean, other.count / total),
             total,
         )
-
-    def apply(self, function: Callable[[Tensor], Tensor]) -> Trial:
-        """Return the trial with a function applied to its tensors."""
-        parts = (function(part) for part in (self.images, self.labels, self.mean))
-        return Trial(*parts, self.count)
 
 
 def mix(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from napari_medverse.inference.likeness import local_difference, weights_of
+from napari_medverse.inference.likeness import local_vote
 from napari_medverse.training.anatomy.acquisition import blur
 from napari_medverse.training.anatomy.noise import Array, smooth_noise
 from napari_medverse.training.degrade import down_up
@@ -23,8 +23,7 @@ def vote(
     they are around each voxel.
     """
     if images is not None and len(images) > 1 and rng.random() < 0.7:
-        weights = [weights_of(local_difference(target, np.clip(x, 0, 1))) for x in images]
-        mean = sum(w * x for w, x in zip(weights, labels, strict=True)) / sum(weights)
+        mean = local_vote(target, [np.clip(x, 0, 1) for x in images], labels)
     else:
         mean = np.mean(labels, axis=0, dtype=np.float32)
     draw = rng.random()
