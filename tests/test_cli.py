@@ -235,7 +235,8 @@ def test_evaluate_prints_a_table_and_writes_json(tmp_path, weights, capsys):
     table = capsys.readouterr().out
     assert "boxes: dice" in table and "label copy" in table and "zero-shot" in table
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert {row["method"] for row in content["rows"]} == {"zero-shot", "label copy"}
+    methods = {row["method"] for row in content["rows"]}
+    assert methods == {"zero-shot", "zero-shot, as it lies", "label copy"}
     assert {row["contexts"] for row in content["rows"]} == {1, 2}
 
 

@@ -77,7 +77,7 @@ def body(surround=5, seed=0):
 
 def test_of_two_placements_the_better_one_is_taken():
     target, source = body(seed=1), body(seed=2)
-    found = target_to_source(target, source, "auto")
+    found = target_to_source(target, source, "alike")
     np.testing.assert_array_equal(found, target_to_source(target, source, "content"))
     assert correlation(target, source, found) > 0.9
 
@@ -86,7 +86,7 @@ def test_scans_on_one_grid_stay_on_it():
     target = body(seed=1)
     seen = target.data.copy()
     seen[:, :6, :6] = 300  # the same specimen beside a rod: its content has another box
-    index = target_to_source(target, Volume(seen), "auto")
+    index = target_to_source(target, Volume(seen), "alike")
     np.testing.assert_array_equal(index, np.eye(4))
 
 
@@ -94,3 +94,32 @@ def test_scans_that_never_meet_do_not_correlate():
     far = np.eye(4)
     far[:3, 3] = 1000
     assert correlation(body(seed=1), body(seed=2), far) == 0
+
+
+def test_a_turned_specimen_is_turned_back():
+    source = body(seed=2)
+    for array in (np.rot90(source.data, axes=(0, 2)), np.rot90(source.data, 2, axes=(0, 1))):
+        target = Volume(np.ascontiguousarray(array))
+        index = target_to_source(target, source, "turned")
+        assert correlation(target, source, index) > 0.999
+        assert correlation(target, source, target_to_source(target, source, "alike")) < 0.95
+        assert np.linalg.det(index) > 0
+        place = index @ [3, 7, 9, 1]
+        assert source.data[tuple(np.rint(place[:3]).astype(int))] == target.data[3, 7, 9]
+
+
+def test_a_mirrored_specimen_is_not_mirrored_back():
+    source = body(seed=2)
+    target = Volume(np.ascontiguousarray(source.data[::-1]))
+    assert np.linalg.det(target_to_source(target, source, "turned")) > 0
+
+
+def test_what_looks_alike_both_ways_stays_as_it_lies():
+    target = body(seed=1)
+    both = target.data + target.data[::-1, ::-1]
+    noise = np.random.default_rng(0).normal(0, 5, both.shape)
+    source = Volume((both + noise).astype(np.float32))
+    np.testing.assert_array_equal(
+        target_to_source(Volume(both), source, "turned"),
+        target_to_source(Volume(both), source, "alike"),
+    )

@@ -173,7 +173,7 @@ BAD_REQUESTS = [
     (
         "placement",
         dict(placement="near"),
-        "placement must be one of auto, content, field, spacing, world",
+        "placement must be one of auto, turned, alike, content, field, spacing, world",
     ),
     ("mini_context", dict(mini_context=0), "mini_context must be a whole number of at least 1"),
     ("levels", dict(levels=-1), "levels must be a whole number of at least 1, got -1"),

@@ -416,7 +416,7 @@ def test_world_and_spacing_place_by_physical_size():
     model, shape = tiny_model(), (20, 24, 28)
     target = Volume.from_array(scan(shape, 0), spacing=(1, 1, 1))
     image, label = scan(shape, 1), annotation(shape, 1)
-    expected = predict(model, target, [(image, label)], align="none")
+    expected = predict(model, target, [(image, label)], align="none", placement="field")
     # The same anatomy inside a larger field of view, at half the voxel size in the world.
     fine = np.kron(image, np.ones((2, 2, 2), np.uint8))
     fine_label = np.kron(label, np.ones((2, 2, 2), np.uint8))

@@ -129,7 +129,7 @@ def test_a_bias_field_is_evened_out_after_the_other_specimen():
     assert (matched - clean).square().mean() < 0.3 * (clean * field - clean).square().mean()
 
 
-def test_a_pair_is_compared_with_the_mean_of_the_others():
+def test_a_pair_is_compared_with_the_others():
     generator = torch.Generator().manual_seed(0)
     clean = smooth_image()
     labels = torch.stack([clean + 0.01 * number for number in range(3)], dim=1)
@@ -146,6 +146,31 @@ def test_a_pair_is_compared_with_the_mean_of_the_others():
     assert mixing.stacked(gram, with_coarse=False)[0, 11] > 0.8
     alone = mixing.tried_errors(parts[0], unlike)
     assert alone[0, 11, 11] > 5 * gram[0, 11, 11]
+
+
+def test_the_label_that_is_like_the_image_around_a_voxel_counts_most():
+    clean = smooth_image(32)
+    first, second = clean.clone(), clean.clone()
+    first[..., 16:] += 0.2
+    second[..., :16] -= 0.2
+    image = clean.clone()
+    image[..., 4:7, 4:7, 4:7] = 0
+    known = mixing.surround(image).known
+    found = mixing.likest(image, torch.cat([first, second], dim=1), known)
+    plain = (first + second) / 2
+    assert (found - clean).abs().mean() < 0.2 * (plain - clean).abs().mean()
+    # Also within the hole, where the image says nothing.
+    assert (found - clean)[..., 4:7, 4:7, 4:7].abs().max() < 0.01
+    torch.testing.assert_close(mixing.likest(image, first, known), first)
+
+
+def test_pairs_beyond_those_kept_are_represented_by_their_mean():
+    pairs = torch.rand(1, 6, 1, 8, 8, 8)
+    trial = mixing.trial_of(pairs, pairs)
+    others = trial.labels_but(1)
+    torch.testing.assert_close(others[:, :3], pairs[:, [0, 2, 3], 0])
+    torch.testing.assert_close(others[:, 3:], pairs[:, 4:, 0].mean(dim=1, keepdim=True))
+    assert mixing.trial_of(pairs[:, :1], pairs[:, :1]).labels_but(0) is None
 
 
 def test_at_most_a_few_pairs_are_kept_to_try_candidates_on():

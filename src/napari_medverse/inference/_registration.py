@@ -12,7 +12,7 @@ Matrices map target world to moving world.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,6 +24,7 @@ from scipy.spatial.transform import Rotation
 from ..errors import Cancelled
 from ._registration_scan import RegistrationFailure, Scan, itk_affine, itk_image, matrix_of
 from ._registration_similarity import BINS, MIDDLE, Metric, Samples, score_by
+from .grid import axis_rotations
 
 Check = Callable[[], None]
 
@@ -186,16 +187,6 @@ def _spread(scores: np.ndarray) -> list[int]:
         if len(kept) == _KEEP_COARSE:
             break
     return kept
-
-
-def axis_rotations() -> Iterator[np.ndarray]:
-    """Yield the 24 proper rotations that map axes onto axes."""
-    for order in itertools.permutations(range(3)):
-        for signs in itertools.product((1.0, -1.0), repeat=3):
-            matrix = np.zeros((3, 3))
-            matrix[range(3), order] = signs
-            if np.linalg.det(matrix) > 0:
-                yield matrix
 
 
 @cache

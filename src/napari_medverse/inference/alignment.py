@@ -8,7 +8,7 @@ orientation of both affines count and handedness is never flipped.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -108,7 +108,7 @@ class AlignedPair:
     def label(self) -> np.ndarray:
         """The pair's label on the target's grid: label values (nearest), or a float32 image."""
         if self.pair.task == "image":
-            return self._warp(self.pair.label.data, self.target.shape)
+            return self.label_on(self.target.shape)
         return self._warp(self.pair.label.data, self.target.shape, nearest=True)
 
     def image_on(
@@ -124,6 +124,13 @@ class AlignedPair:
             Target index = offset + scale * grid index. Coarse grids are anti-aliased.
         """
         data = self.pair.image.data
+        return self._warp(data, shape, scale, offset, fill=float(data.min()))
+
+    def label_on(
+        self, shape: Shape, scale: Triple = (1.0, 1.0, 1.0), offset: Triple = (0.0, 0.0, 0.0)
+    ) -> np.ndarray:
+        """Return the label of an image task, (d, h, w) float32; see `image_on`."""
+        data = self.pair.label.data
         return self._warp(data, shape, scale, offset, fill=float(data.min()))
 
     def mask_on(
@@ -176,7 +183,9 @@ def align_pair(
     target
         The scan to predict.
     pair
-        The context; its image is registered, its label follows.
+        The context; its image is registered, its label follows. In image tasks the label is
+        registered too, and what becomes more like the target decides for both: a clean label finds
+        its place where the spoilt image does not.
     method
         "none": field of view onto field of view. "rigid", "affine": registered. "auto": the most
         similar of these and the deformable step, and "none" unless they gain.
@@ -184,7 +193,10 @@ def align_pair(
         "correlation" within a modality, "mutual" (information) across; "auto" tries the second
         where the first finds little.
     deformable
-        Add a smooth deformation (demons). None: with "auto" only.
+        Add a smooth deformation (demons). None: with "auto" for labels only. In image tasks the
+        target is spoilt, and a hole in it draws the context's surroundings into itself: a made-up
+        head with a fifth of its volume gone was filled in 6.3 dB better by affine pairs, 3.5 dB by
+        deformed ones.
     cancel
         Looked at in every iteration.
     cache
@@ -213,18 +225,30 @@ def align_pair(
         raise MedverseError(f"metric must be one of {', '.join(_METRICS)}; got {metric!r}")
     check = (lambda: None) if cancel is None else cancel.check
     check()
-    deformable = method == "auto" if deformable is None else deformable
+    if deformable is None:
+        deformable = method == "auto" and pair.task == "labels"
     if method == "none":
         return AlignedPair(pair, target, Alignment("none", _plain(target, pair.image)))
-    key = _key(target, pair.image, method, metric, deformable)
-    found = None if cache is None else cache.get(key)
-    if found is None:
-        try:
-            found = _register(target, pair.image, method, metric, deformable, check)
-        except RegistrationFailure as reason:
-            found = Alignment("none", _plain(target, pair.image), message=str(reason))
-        if cache is not None:
-            cache.put(key, found)
+
+    def registered(moving: Volume) -> Alignment:
+        key = _key(target, moving, method, metric, deformable)
+        found = None if cache is None else cache.get(key)
+        if found is None:
+            try:
+                found = _register(target, moving, method, metric, deformable, check)
+            except RegistrationFailure as reason:
+                found = Alignment("none", _plain(target, moving), message=str(reason))
+            if cache is not None:
+                cache.put(key, found)
+        return found
+
+    found = registered(pair.image)
+    if pair.task == "image":
+        other = registered(pair.label)
+        if found.method == "none" or (
+            other.metric == found.metric and other.similarity > found.similarity
+        ):
+            found = other
     return AlignedPair(pair, target, found)
 
 
@@ -239,6 +263,9 @@ def align_pairs(
 ) -> list[AlignedPair]:
     """Align several pairs at a time; the result does not depend on the number of workers.
 
+    Where the pairs fill holes, they are registered once more to the target with its own filled in
+    from them (see `_registration_holes`).
+
     Parameters
     ----------
     workers
@@ -249,12 +276,23 @@ def align_pairs(
         See `align_pair`.
     """
     workers = workers or min(4, os.cpu_count() or 1, max(1, len(pairs)))
-    aligned = []
+
+    def align_all(target: Volume, pool: ThreadPoolExecutor) -> Iterator[AlignedPair]:
+        return pool.map(lambda pair: align_pair(target, pair, method, **options), pairs)
+
     with ThreadPoolExecutor(workers) as pool:
-        for found in pool.map(lambda pair: align_pair(target, pair, method, **options), pairs):
+        aligned = []
+        for found in align_all(target, pool):
             if report is not None:
                 report(len(aligned), found)
             aligned.append(found)
+        placed = [pair for pair in aligned if pair.method != "none" and pair.field is None]
+        if placed and placed[0].pair.task == "image":
+            from ._registration_holes import filled, fills_holes
+
+            if all(fills_holes(pair.pair) for pair in placed):
+                again = align_all(filled(target, placed), pool)
+                aligned = [replace(pair, target=target) for pair in again]
     return aligned
 
 
@@ -311,7 +349,7 @@ def _linear(
 
 def _plain(target: Volume, image: Volume) -> np.ndarray:
     """Return target world -> image world of the placement without registration."""
-    index = target_to_source(target, image, "auto")
+    index = target_to_source(target, image, "alike")
     return image.affine @ index @ np.linalg.inv(target.affine)
 
 

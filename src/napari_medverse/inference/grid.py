@@ -4,13 +4,18 @@ All maps are 4x4 float64 matrices from target array indices to source array indi
 have whole indices.
 """
 
-import itertools
+from collections.abc import Iterable, Iterator
+from itertools import permutations, product
 
 import numpy as np
 
 from .content import content_box, correlation
 from .request import Placement
 from .volume import Volume
+
+# A turned placement must leave at most this part of the dissimilarity of the unturned one: many a
+# brain looks nearly the same upside down.
+_TURNED = 0.8
 
 
 def target_to_source(target: Volume, source: Volume, placement: Placement) -> np.ndarray:
@@ -29,33 +34,68 @@ def target_to_source(target: Volume, source: Volume, placement: Placement) -> np
         does by resizing.
         "spacing": physical size kept, centres of the fields of view on each other.
         "world": as the affines say.
-        "auto": of "content" and "field" the one that makes the scans more alike. Scans that were
+        "alike": of "content" and "field" the one that makes the scans more alike. Scans that were
         brought to one grid before stay as they are.
+        "turned": like "alike", but the source's axes may be turned onto others (24 ways, never
+        mirrored) where that makes the scans clearly more alike: scanners take a specimen in any
+        pose, and many a file's affine does not know it.
 
     Returns
     -------
     ndarray, shape (4, 4)
         Target index to source index.
     """
-    if placement == "auto":
-        found = [target_to_source(target, source, name) for name in ("field", "content")]
-        return max(found, key=lambda index: correlation(target, source, index))
     if placement == "world":
         return np.linalg.inv(source.affine) @ target.affine
-    from_box, to_box = field_of_view(source), field_of_view(target)
-    if placement == "content":
-        boxes = content_box(source), content_box(target)
-        if all(box is not None for box in boxes):
-            from_box, to_box = boxes
-    matrix = np.eye(4)
-    matrix[:3, :3] = 0
+    unturned = np.zeros((3, 3))
     for axis, (partner, sign) in enumerate(matching_axes(target.affine, source.affine)):
-        if placement == "spacing":
-            step = target.spacing[partner] / source.spacing[axis]
-        else:
-            step = np.ptp(from_box[:, axis]) / np.ptp(to_box[:, partner])
-        matrix[axis, partner] = sign * step
-        matrix[axis, 3] = from_box[:, axis].mean() - sign * step * to_box[:, partner].mean()
+        unturned[axis, partner] = sign
+    if placement == "spacing":
+        steps = np.diag(1 / np.array(source.spacing)) @ unturned @ np.diag(target.spacing)
+        return _about(steps, field_of_view(target), field_of_view(source))
+    boxes = [(field_of_view(target), field_of_view(source))]
+    if placement != "field":
+        contents = (content_box(target), content_box(source))
+        if all(box is not None for box in contents):
+            boxes = [contents] if placement == "content" else [*boxes, contents]
+
+    def most_alike(turns: Iterable[np.ndarray]) -> tuple[float, np.ndarray]:
+        maps = [_stretched(unturned @ turn, *pair) for pair, turn in product(boxes, turns)]
+        if len(maps) == 1:
+            return 0.0, maps[0]
+        likeness = [correlation(target, source, index) for index in maps]
+        best = int(np.argmax(likeness))
+        return likeness[best], maps[best]
+
+    likeness, plain = most_alike([np.eye(3)])
+    if placement == "turned":
+        turned_likeness, turned = most_alike(list(axis_rotations()))
+        if 1 - turned_likeness < _TURNED * (1 - likeness):
+            return turned
+    return plain
+
+
+def axis_rotations() -> Iterator[np.ndarray]:
+    """Yield the 24 proper rotations that map axes onto axes, (3, 3) float64 each."""
+    for order in permutations(range(3)):
+        for signs in product((1.0, -1.0), repeat=3):
+            matrix = np.zeros((3, 3))
+            matrix[range(3), order] = signs
+            if np.linalg.det(matrix) > 0:
+                yield matrix
+
+
+def _stretched(turn: np.ndarray, to_box: np.ndarray, from_box: np.ndarray) -> np.ndarray:
+    """Return the map that stretches a source's box to a target's, its axes turned, (4, 4)."""
+    sides = np.abs(turn) @ np.ptp(to_box, axis=0)
+    return _about(turn * (np.ptp(from_box, axis=0) / sides)[:, None], to_box, from_box)
+
+
+def _about(steps: np.ndarray, to_box: np.ndarray, from_box: np.ndarray) -> np.ndarray:
+    """Return the map with these steps, (3, 3), and the boxes' centres on each other, (4, 4)."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = steps
+    matrix[:3, 3] = from_box.mean(axis=0) - steps @ to_box.mean(axis=0)
     return matrix
 
 
@@ -71,7 +111,7 @@ def matching_axes(target: np.ndarray, source: np.ndarray) -> list[tuple[int, int
     """
     along = _directions(source).T @ _directions(target)
     best = max(
-        itertools.permutations(range(3)),
+        permutations(range(3)),
         key=lambda order: sum(abs(along[axis, partner]) for axis, partner in enumerate(order)),
     )
     return [(partner, 1 if along[axis, partner] >= 0 else -1) for axis, partner in enumerate(best)]

@@ -117,8 +117,8 @@ def _plainly_placed(
 ) -> np.ndarray:
     """Return target index to source index without registration, or recall it."""
     placement, target = request.placement, request.target
-    if placement == "auto" and settings.resampling == "trilinear":
-        placement = "field"
+    if placement == "auto":
+        placement = "field" if settings.resampling == "trilinear" else "turned"
     places = (target.key, target.affine.tobytes(), image.key, image.affine.tobytes())
     key = ("placement", placement, *places)
     return recalled(cache, key, lambda: target_to_source(target, image, placement))

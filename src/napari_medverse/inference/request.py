@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 Align = Literal["none", "rigid", "affine", "auto"]
 Prior = Literal["none", "vote", "auto"]
-Placement = Literal["auto", "content", "field", "spacing", "world"]
+Placement = Literal["auto", "turned", "alike", "content", "field", "spacing", "world"]
 
 _ALIGN = ("none", "rigid", "affine", "auto")
 _PRIOR = ("none", "vote", "auto")
-_PLACEMENT = ("auto", "content", "field", "spacing", "world")
+_PLACEMENT = ("auto", "turned", "alike", "content", "field", "spacing", "world")
 _run_ids = itertools.count(1)
 
 
@@ -45,11 +45,12 @@ class Request:
         First autoregressive label: none as in the papers, or the vote of the pairs' labels.
         "auto": the vote of the pairs that alignment found to be like the target; none without
         alignment.
-    placement : {"auto", "content", "field", "spacing", "world"}
+    placement : {"auto", "turned", "alike", "content", "field", "spacing", "world"}
         Where a pair lies that is not aligned (see `grid.target_to_source`): the box of its content
-        resized to that of the target's, its field of view resized to the target's, centred at its
-        physical size, or placed by its affine. "auto" takes the better of the first two for
-        weights of ours, and the second, as the published code does, for published ones.
+        resized to that of the target's, its field of view resized to the target's ("alike": the
+        better of both; "turned": also with its axes turned onto others), centred at its physical
+        size, or placed by its affine. "auto" is "turned" for weights of ours, and "field", as in
+        the papers' code, for published ones.
     mini_context : int
         Pairs encoded at a time; memory grows with it, the result does not change beyond
         rounding (Neuroverse3D, adaptive parallel-sequential processing).
