@@ -259,6 +259,7 @@ def likest(image: Tensor, others: Tensor, known: Tensor) -> Tensor:
     """
     if others.shape[1] == 1:
         return others
+    others = _softened(others)
     seen = known.to(image.dtype)
     apart = seen * (others - image).square()
     far, all_seen = (x.mean(dim=(2, 3, 4), keepdim=True) for x in (apart, seen))
@@ -314,6 +315,18 @@ def _mean(x: Tensor, side: int) -> Tensor:
     return F.avg_pool3d(x, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
+def _softened(x: Tensor) -> Tensor:
+    """Give each voxel a quarter of its neighbours along each axis.
+
+    In image tasks pairs are read voxel by voxel, so that their noise stays what it is; a clean
+    image's edges then jump by half a voxel. Worth 0.2 dB in the holes of two made-up heads.
+    """
+    for axis in (2, 3, 4):
+        before, after = _neighbours(x, axis)
+        x = 0.75 * x + 0.125 * (before + after)
+    return x
+
+
 def _nearby(x: Tensor) -> Tensor:
     """Mean over about two voxels around (of a Gaussian's scale)."""
     for side in ((5, 1, 1), (1, 5, 1), (1, 1, 5)) * 2:
@@ -342,10 +355,15 @@ def _around(image: Tensor, known: Tensor, factor: int) -> Tensor:
 def _median(x: Tensor) -> Tensor:
     """Median of three along each axis in turn: close to that of the 27, at a fraction of it."""
     for axis in (2, 3, 4):
-        edge = [x.narrow(axis, 0, 1), x, x.narrow(axis, x.shape[axis] - 1, 1)]
-        padded = torch.cat(edge, dim=axis)
-        before = padded.narrow(axis, 0, x.shape[axis])
-        after = padded.narrow(axis, 2, x.shape[axis])
+        before, after = _neighbours(x, axis)
         low, high = torch.minimum(before, after), torch.maximum(before, after)
         x = torch.maximum(low, torch.minimum(high, x))
     return x
+
+
+def _neighbours(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Return each voxel's neighbours along an axis; an edge is its own neighbour."""
+    side = x.shape[axis]
+    edge = [x.narrow(axis, 0, 1), x, x.narrow(axis, side - 1, 1)]
+    padded = torch.cat(edge, dim=axis)
+    return padded.narrow(axis, 0, side), padded.narrow(axis, 2, side)
