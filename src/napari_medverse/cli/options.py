@@ -41,8 +41,8 @@ def add_align_options(parser: argparse.ArgumentParser) -> None:
         "--align",
         choices=("none", "rigid", "affine", "auto"),
         default="auto",
-        help="register contexts to the target, 'none' as in the papers, "
-        "'auto' where it helps (default: %(default)s)",
+        help="register contexts to the target, 'none' as in the papers (weights of ours still turn "
+        "a pair's axes where that clearly helps), 'auto' where it helps (default: %(default)s)",
     )
     parser.add_argument(
         "--prior",

@@ -19,6 +19,7 @@ from ..inference import CancelToken, ContextPair, FeatureCache, Volume, predict
 from ..inference.alignment import AlignmentCache
 from ..io import write_json
 from ..io.datasets import Dataset, find_datasets
+from ..weights import as_model
 from . import metrics
 from .baselines import FewShotUNet, PixelForest, aligned_vote, label_copy
 from .datasets import DatasetSpec, every_value, read_specs, regrouped
@@ -150,10 +151,7 @@ def evaluate(
         The token was set; the file holds the datasets done.
     """
     settings = settings or Settings()
-    if isinstance(model, str | Path):
-        from ..weights import load_model
-
-        model = load_model(model)
+    model = as_model(model)
     if groups is not None and not isinstance(groups, dict):
         groups = read_specs(groups)
     say = say or (lambda line: None)

@@ -24,6 +24,7 @@ from ..errors import MedverseError
 from ..inference import CancelToken, ContextPair, FeatureCache, Volume, predict
 from ..inference.alignment import AlignmentCache
 from ..io import write_json
+from ..weights import as_model
 from . import metrics
 from .cohorts import Cohort
 from .evaluate import Report, Say, about_run
@@ -161,10 +162,7 @@ def evaluate_retrieval(
         The token was set; the file holds the targets done.
     """
     settings = settings or RetrievalSettings()
-    if isinstance(model, str | Path):
-        from ..weights import load_model
-
-        model = load_model(model)
+    model = as_model(model)
     say = say or (lambda line: None)
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(cohorts, Path(folder) / "bank", model, settings, cancel, options)

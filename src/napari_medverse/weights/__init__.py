@@ -12,14 +12,20 @@ from .registry import available, info
 
 if TYPE_CHECKING:
     from .importing import import_checkpoint
-    from .loading import Model, load_model
+    from .loading import Model, as_model, load_model
 
-_LAZY = {"Model": ".loading", "load_model": ".loading", "import_checkpoint": ".importing"}
+_LAZY = {
+    "Model": ".loading",
+    "as_model": ".loading",
+    "load_model": ".loading",
+    "import_checkpoint": ".importing",
+}
 
 __all__ = [
     "Model",
     "ModelConfig",
     "Normalisation",
+    "as_model",
     "available",
     "import_checkpoint",
     "info",

@@ -100,6 +100,11 @@ def load_model(
     return Model(path.stem, network.to(chosen), config, fingerprint, chosen, precision, compiled)
 
 
+def as_model(model: str | Path | Model) -> Model:
+    """Return loaded weights as they are, and load what is only named; see `load_model`."""
+    return load_model(model) if isinstance(model, str | Path) else model
+
+
 def choose_device(device: str) -> str:
     """Return a device that exists here.
 
