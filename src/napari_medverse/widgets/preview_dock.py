@@ -132,8 +132,8 @@ class LivePreviewDock(Dock):
         self.view_first = CheckBox(text="part in view first")
         tips = {
             "levels": "Autoregressive levels from coarse to fine",
-            "align": "How pairs are brought to the target; with none they are not registered, but for "
-            "weights of ours their axes are turned where that clearly helps",
+            "align": "How pairs are brought to the target; with none they are not registered, but "
+            "for weights of ours their axes are turned where that clearly helps",
             "prior": "What the coarsest level starts from",
             "mini_context": "Pairs encoded at a time: more is faster and takes more memory",
             "debounce": "Milliseconds without an edit before a preview starts",
