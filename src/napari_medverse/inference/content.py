@@ -13,7 +13,7 @@ _SAMPLES = 500_000
 _ROBUST = (0.5, 99.5)
 _LOOK = 48
 # Places along each axis, about, at which two scans are compared.
-_COMPARED = 24
+COMPARED = 24
 # Part of the content that may lie outside each face of its box: specks of noise, a holder's rim.
 _BEYOND = 0.005
 
@@ -46,7 +46,9 @@ def content_box(volume: Volume) -> np.ndarray | None:
     return _look(volume).box
 
 
-def correlation(target: Volume, source: Volume, to_source: np.ndarray) -> float:
+def correlation(
+    target: Volume, source: Volume, to_source: np.ndarray, compared: int = COMPARED
+) -> float:
     """Return the correlation coefficient of two scans, seen coarsely.
 
     Parameters
@@ -54,11 +56,13 @@ def correlation(target: Volume, source: Volume, to_source: np.ndarray) -> float:
     to_source
         4x4, target index to source index. Only where the target's voxels lie in the source's field
         of view are the two compared; 0 where that is nowhere.
+    compared
+        Places along each axis, about, that are looked at.
     """
     fixed, moving = _look(target), _look(source)
     to_fixed, to_moving = (_block_map(look.factors) for look in (fixed, moving))
     matrix = np.linalg.inv(to_moving) @ to_source @ to_fixed
-    axes = [np.arange(0, side, max(1, side // _COMPARED)) for side in fixed.array.shape]
+    axes = [np.arange(0, side, max(1, side // compared)) for side in fixed.array.shape]
     index = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
     points = matrix[:3, :3] @ index + matrix[:3, 3:]
     sides = np.array(moving.array.shape)[:, None]

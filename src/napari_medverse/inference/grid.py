@@ -9,13 +9,16 @@ from itertools import permutations, product
 
 import numpy as np
 
-from .content import content_box, correlation
+from .content import COMPARED, content_box, correlation
 from .request import Placement
 from .volume import Volume
 
 # A turned placement must leave at most this part of the dissimilarity of the unturned one: many a
 # brain looks nearly the same upside down.
 _TURNED = 0.8
+# Places along each axis, about, at which scans are compared to find a turn: a first coarse frame
+# waits for it.
+_COMPARED_TURNS = 12
 
 
 def target_to_source(target: Volume, source: Volume, placement: Placement) -> np.ndarray:
@@ -59,18 +62,17 @@ def target_to_source(target: Volume, source: Volume, placement: Placement) -> np
         if all(box is not None for box in contents):
             boxes = [contents] if placement == "content" else [*boxes, contents]
 
-    def most_alike(turns: Iterable[np.ndarray]) -> tuple[float, np.ndarray]:
+    def most_alike(turns: Iterable[np.ndarray], compared: int) -> np.ndarray:
         maps = [_stretched(unturned @ turn, *pair) for pair, turn in product(boxes, turns)]
         if len(maps) == 1:
-            return 0.0, maps[0]
-        likeness = [correlation(target, source, index) for index in maps]
-        best = int(np.argmax(likeness))
-        return likeness[best], maps[best]
+            return maps[0]
+        return max(maps, key=lambda index: correlation(target, source, index, compared))
 
-    likeness, plain = most_alike([np.eye(3)])
+    plain = most_alike([np.eye(3)], COMPARED)
     if placement == "turned":
-        turned_likeness, turned = most_alike(list(axis_rotations()))
-        if 1 - turned_likeness < _TURNED * (1 - likeness):
+        turned = most_alike(list(axis_rotations()), _COMPARED_TURNS)
+        apart = [1 - correlation(target, source, index) for index in (turned, plain)]
+        if apart[0] < _TURNED * apart[1]:
             return turned
     return plain
 
