@@ -252,6 +252,10 @@ def _optimise(
     if share < 1:
         method.SetMetricSamplingStrategy(method.RANDOM)
         method.SetMetricSamplingPercentage(share, _SEED)
+        # Slopes are taken at the samples instead of from smoothed images: votes of affine pairs
+        # gained 0.04 Dice in a made-up brain and 0.01 in the bone of a head.
+        method.MetricUseFixedImageGradientFilterOff()
+        method.MetricUseMovingImageGradientFilterOff()
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(step, least * step, iterations, 0.6, 1e-6)
     method.SetOptimizerScalesFromPhysicalShift()

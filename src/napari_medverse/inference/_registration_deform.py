@@ -19,7 +19,10 @@ from ._registration_similarity import Samples
 # Voxels along the longest side of the target's foreground, coarse to fine.
 LEVELS = (40, 80)
 _ITERATIONS = (40, 20)
-_SMOOTH = 1.0
+# Of the Gaussian that smooths the field after every step, in voxels of the level. A stiffer coarse
+# level gained 0.009 and 0.004 Dice in the votes of two made-up brains and lost nothing in a head; a
+# stiffer fine one gains more in brains and loses 0.01 in thin bone.
+_SMOOTH = (1.5, 1.0)
 _BINS = 64
 _LEAST_VOLUME = 0.05
 _FADE = 3
@@ -68,12 +71,12 @@ def register_deformable(
         Raised by `check`.
     """
     vectors: sitk.Image | None = None
-    for size, iterations in zip(LEVELS, _ITERATIONS, strict=True):
+    for size, iterations, smooth in zip(LEVELS, _ITERATIONS, _SMOOTH, strict=True):
         check()
         spacing = target.extent / size
         fixed, affine = target.foreground(spacing)
         brought = _brought(fixed, affine, moving, spacing, start)
-        vectors = _demons(fixed, brought, affine, vectors, iterations, check)
+        vectors = _demons(fixed, brought, affine, vectors, iterations, smooth, check)
     field = _field(_as_array(vectors), affine, target)
     samples = Samples(target, moving)
     to_world = target.affine
@@ -116,13 +119,14 @@ def _demons(
     affine: np.ndarray,
     start: sitk.Image | None,
     iterations: int,
+    smooth: float,
     check: Check,
 ) -> sitk.Image:
     demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
     demons.SetNumberOfThreads(1)
     demons.SetNumberOfIterations(iterations)
     demons.SetSmoothDisplacementField(True)
-    demons.SetStandardDeviations(_SMOOTH)
+    demons.SetStandardDeviations(smooth)
     stopped = stop_on_cancel(demons, check, demons.Abort)
     images = itk_image(fixed, affine), itk_image(brought, affine)
     try:

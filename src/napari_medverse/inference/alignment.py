@@ -37,7 +37,7 @@ _DOUBTFUL = 0.5
 # What a registration must gain over the plain placement to be kept by "auto".
 _GAIN = 0.01
 # Part of every cache key: raise it when results change.
-_VERSION = 3
+_VERSION = 4
 Shape = tuple[int, int, int]
 Triple = tuple[float, float, float]
 
