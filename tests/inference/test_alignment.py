@@ -6,7 +6,13 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from napari_medverse.errors import Cancelled, MedverseError
-from napari_medverse.inference import CancelToken, ContextPair, Volume, alignment
+from napari_medverse.inference import (
+    CancelToken,
+    ContextPair,
+    Volume,
+    _registration_holes,
+    alignment,
+)
 from napari_medverse.inference._registration import axis_rotations, register_linear
 from napari_medverse.inference._registration_scan import scan
 from napari_medverse.inference.alignment import AlignmentCache, align_pair, align_pairs
@@ -229,6 +235,15 @@ def test_pairs_that_fill_holes_are_registered_to_the_filled_target(monkeypatch):
     assert all(pair.target is target for pair in aligned)
     for pair in aligned:
         assert np.abs(pair.label - clean.data).mean() < 0.02
+    # What is known is not registered again, nor is the target filled in again.
+    cache = AlignmentCache()
+    first = align_pairs(target, pairs, "auto", cache=cache)
+    assert {pair.method for pair in first} == {"deformable"}
+    deformed = [np.abs(pair.label - clean.data).mean() for pair in first]
+    assert max(deformed) < 0.02
+    monkeypatch.setattr(_registration_holes, "filled", None)
+    again = align_pairs(target, pairs, "auto", cache=cache)
+    np.testing.assert_array_equal(again[0].label, first[0].label)
     # Noise leaves no holes: one registration will do.
     seen.clear()
     align_pairs(target, [spoilt(specimen(), noisy)], "affine")

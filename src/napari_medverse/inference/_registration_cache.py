@@ -13,6 +13,9 @@ import numpy as np
 from ._registration_deform import Field
 from ._registration_similarity import Metric
 
+#: part of every key: raise it when registration gives other results
+VERSION = 5
+
 _KEPT = 256
 
 

@@ -54,6 +54,21 @@ class Field:
             moved[axis] += ndimage.map_coordinates(self.vectors[..., axis], own, order=1)
         return moved
 
+    def of_grid(self, place: np.ndarray) -> "Field":
+        """Return the field of another grid of the same space.
+
+        Parameters
+        ----------
+        place
+            (4, 4), unturned: index of this field's target to index of the other grid.
+        """
+        steps, shift = np.diag(place)[:3], place[:3, 3]
+        return Field(
+            self.vectors * steps.astype(np.float32),
+            tuple((steps * self.scale).tolist()),
+            tuple((shift + steps * self.offset).tolist()),
+        )
+
 
 def register_deformable(
     target: Scan, moving: Scan, start: Linear, check: Check

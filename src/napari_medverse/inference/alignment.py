@@ -8,7 +8,7 @@ orientation of both affines count and handedness is never flipped.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import MedverseError
 from ._registration import Check, Linear, register_linear
-from ._registration_cache import Alignment, AlignmentCache
+from ._registration_cache import VERSION, Alignment, AlignmentCache
 from ._registration_deform import Field, register_deformable
 from ._registration_scan import RegistrationFailure, Scan, scale_between, scan
 from ._registration_similarity import Samples
@@ -36,8 +36,6 @@ _METRICS = ("auto", "correlation", "mutual")
 _DOUBTFUL = 0.5
 # What a registration must gain over the plain placement to be kept by "auto".
 _GAIN = 0.01
-# Part of every cache key: raise it when results change.
-_VERSION = 4
 Shape = tuple[int, int, int]
 Triple = tuple[float, float, float]
 
@@ -196,7 +194,7 @@ def align_pair(
         Add a smooth deformation (demons). None: with "auto" for labels only. In image tasks the
         target is spoilt, and a hole in it draws the context's surroundings into itself: a made-up
         head with a fifth of its volume gone was filled in 6.3 dB better by affine pairs, 3.5 dB by
-        deformed ones.
+        deformed ones. (`align_pairs` bends them to a target whose holes are filled.)
     cancel
         Looked at in every iteration.
     cache
@@ -277,22 +275,19 @@ def align_pairs(
     """
     workers = workers or min(4, os.cpu_count() or 1, max(1, len(pairs)))
 
-    def align_all(target: Volume, pool: ThreadPoolExecutor) -> Iterator[AlignedPair]:
-        return pool.map(lambda pair: align_pair(target, pair, method, **options), pairs)
-
+    align = partial(align_pair, method=method, **options)
     with ThreadPoolExecutor(workers) as pool:
         aligned = []
-        for found in align_all(target, pool):
+        for found in pool.map(partial(align, target), pairs):
             if report is not None:
                 report(len(aligned), found)
             aligned.append(found)
-        placed = [pair for pair in aligned if pair.method != "none" and pair.field is None]
-        if placed and placed[0].pair.task == "image":
-            from ._registration_holes import filled, fills_holes
+        if aligned and aligned[0].pair.task == "image" and not options.get("deformable"):
+            from ._registration_holes import align_to_filled
 
-            if all(fills_holes(pair.pair) for pair in placed):
-                again = align_all(filled(target, placed), pool)
-                aligned = [replace(pair, target=target) for pair in again]
+            bend = method == "auto" and options.get("deformable") is None
+            again = partial(align, deformable=bend)
+            aligned = align_to_filled(target, aligned, again, pool, options.get("cache"))
     return aligned
 
 
@@ -354,7 +349,7 @@ def _plain(target: Volume, image: Volume) -> np.ndarray:
 
 
 def _key(target: Volume, image: Volume, *options: object) -> str:
-    parts = [_VERSION, target.key, image.key, *options]
+    parts = [VERSION, target.key, image.key, *options]
     digest = hashlib.sha256(json.dumps(parts).encode())
     digest.update(target.affine.tobytes())
     digest.update(image.affine.tobytes())

@@ -86,10 +86,9 @@ def _look(volume: Volume) -> _Look:
 def _look_at(volume: Volume) -> _Look:
     factors = tuple(max(1, side // _LOOK) for side in volume.shape)
     array, _ = block_mean(volume.data, np.eye(4), factors)
-    low, high = robust_range(volume.data)
-    if not high > low:
+    if volume.constant:
         return _Look(np.zeros(array.shape, np.uint8), factors, None)
-    array = np.clip((array - low) / (high - low), 0, 1)
+    array = unit_range(array, robust_range(volume.data))
     box = _box(foreground(array), factors, volume.shape)
     return _Look(np.rint(255 * array).astype(np.uint8), factors, box)
 
@@ -137,6 +136,18 @@ def robust_range(array: np.ndarray) -> tuple[float, float]:
     if not high > low:
         low, high = array.min(), array.max()
     return float(low), float(high)
+
+
+def unit_range(array: np.ndarray, within: tuple[float, float] | None = None) -> np.ndarray:
+    """Bring intensities to 0..1, float32.
+
+    Parameters
+    ----------
+    within
+        What becomes 0 and 1, None: the array's own `robust_range`.
+    """
+    low, high = robust_range(array) if within is None else within
+    return np.clip((array.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
 
 
 def block_mean(

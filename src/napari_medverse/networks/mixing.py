@@ -238,7 +238,7 @@ class Surround(NamedTuple):
 
 def surround(image: Tensor) -> Surround:
     """Find the holes of an image, (B, 1, D, H, W), and its local level."""
-    known = _known(image)
+    known = known_part(image)
     return Surround(known, _around(image, known, _LEVEL))
 
 
@@ -304,8 +304,14 @@ def compared(image: Tensor, other: Tensor, around: Surround) -> list[Tensor]:
     ]
 
 
-def _known(image: Tensor) -> Tensor:
-    """Where an image is no hole; single dark voxels of a noisy background are none."""
+def known_part(image: Tensor) -> Tensor:
+    """Where an image, (B, 1, D, H, W), is no hole; lone dark voxels of a noisy background are none.
+
+    Returns
+    -------
+    Tensor
+        (B, 1, D, H, W) bool.
+    """
     dark = (image <= _HOLE).float()
     core = -F.max_pool3d(-dark, 3, stride=1, padding=1)
     return F.max_pool3d(core, 3, stride=1, padding=1) < 0.5
