@@ -13,6 +13,7 @@ def as_loaded(
         patch=(patch,) * 3,
         normalisation=SimpleNamespace(kind=normalisation, low=0.02, high=0.98),
         resampling=resampling,
+        published=resampling == "trilinear",
     )
     return SimpleNamespace(
         name=name,

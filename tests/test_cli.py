@@ -236,7 +236,12 @@ def test_evaluate_prints_a_table_and_writes_json(tmp_path, weights, capsys):
     assert "boxes: dice" in table and "label copy" in table and "zero-shot" in table
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     methods = {row["method"] for row in content["rows"]}
-    assert methods == {"zero-shot", "zero-shot, as it lies", "label copy"}
+    assert methods == {
+        "zero-shot",
+        "zero-shot, no prior",
+        "zero-shot, as it lies",
+        "label copy",
+    }
     assert {row["contexts"] for row in content["rows"]} == {1, 2}
 
 

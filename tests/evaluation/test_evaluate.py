@@ -157,7 +157,12 @@ def test_evaluate_writes_a_table_of_everything(tmp_path, model):
     label_rows = [row for row in report.rows if "dice" in row]
     # 8 pairs are more than there are: 3 are used.
     assert {row["contexts"] for row in label_rows} == {1, 2, 3}
-    always = {"zero-shot", "zero-shot, as it lies", "aligned, with prior"}
+    always = {
+        "zero-shot",
+        "zero-shot, no prior",
+        "zero-shot, as it lies",
+        "aligned, with prior",
+    }
     always |= {"label copy", "aligned label vote"}
     assert {row["method"] for row in label_rows if row["contexts"] == 3} == always
     trained = {row["method"] for row in label_rows if row["contexts"] == 2}

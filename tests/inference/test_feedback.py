@@ -21,16 +21,25 @@ def shell(level):
     return torch.nn.functional.avg_pool3d(fine[None], step)[0]
 
 
+class Known:
+    """A guide that knows some channels; votes (C, d, h, w)."""
+
+    def __init__(self, votes, channels):
+        self.votes, self.channels = votes, channels
+
+    def guides(self, channel, level):
+        return channel in self.channels
+
+    def of(self, channel, level, rows):
+        return self.votes[channel][rows[0] : rows[-1] + 1]
+
+
 def test_a_thin_sheet_outlives_the_coarse_level(levels):
     coarse, fine = levels
     rows = [np.arange(side) for side in fine.grid]
-
-    def vote(channel, wanted):
-        return shell(fine)[wanted[0] : wanted[-1] + 1]
-
     right = shell(coarse)[None]
     plain = native_feedback(right, torch.zeros(coarse.grid), coarse, fine, "labels")
-    guided = GuidedFeedback(plain, vote)
+    guided = GuidedFeedback(plain, Known(shell(fine)[None], [0]))
     assert plain.read_label(0, rows).max() <= 0.5
     assert torch.allclose(guided.read_label(0, rows), shell(fine), atol=0.01)
 
@@ -43,7 +52,7 @@ def test_guided_crops_and_identities(levels):
     plain = native_feedback(values, torch.zeros(coarse.grid), coarse, fine, "labels")
 
     def guided(cast):
-        return GuidedFeedback(plain, lambda c, rows: cast[c][rows[0] : rows[-1] + 1])
+        return GuidedFeedback(plain, Known(cast, [0, 1]))
 
     first, second = guided(votes), guided(votes.flip(0))
     whole = first.read_label(1, [np.arange(side) for side in fine.grid])
@@ -51,3 +60,14 @@ def test_guided_crops_and_identities(levels):
     assert torch.equal(part, whole[[3, 9]][:, [0, 0, 7]][:, :, 5:9])
     assert first.identity(0) == guided(votes).identity(0) != second.identity(0)
     assert first.identity(None) == plain.identity(None)
+
+
+def test_what_no_guide_knows_comes_from_the_coarse_level(levels):
+    coarse, fine = levels
+    values = torch.rand(2, *coarse.grid, generator=torch.Generator().manual_seed(0))
+    plain = native_feedback(values, torch.zeros(coarse.grid), coarse, fine, "labels")
+    guided = GuidedFeedback(plain, Known(torch.zeros(2, *fine.grid), [1]))
+    everywhere = [np.arange(side) for side in fine.grid]
+    torch.testing.assert_close(guided.read_label(0, everywhere), plain.read_label(0, everywhere))
+    assert guided.identity(0) == plain.identity(0)
+    assert not guided.read_label(1, everywhere).any()

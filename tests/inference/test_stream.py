@@ -32,7 +32,7 @@ def test_native_stream_equals_the_slow_pipeline(shape):
         (scan((26, 25, 30), 1), annotation((26, 25, 30), 1)),
         (scan((33, 20, 41), 2), annotation((33, 20, 41), 2)),
     ]
-    options = dict(classes=(2,), align="none", placement="field")
+    options = dict(classes=(2,), align="none", prior="none", placement="field")
     plan = plan_levels(shape, (1, 1, 1), (16,) * 3, 16)
     frames = [
         frame
@@ -193,7 +193,7 @@ def test_the_target_is_encoded_once_for_all_classes():
 
     model.network.encode_target, model.network.encode_context = count_target, count_context
     model.network.encode_images = count_images
-    out = predict(model, target, pairs, align="none")
+    out = predict(model, target, pairs, align="none", prior="none")
     assert out.classes == (1, 2, 3)
     assert counts == {"target": 1, "context": 3 * 2, "images": 2}
 
@@ -271,6 +271,7 @@ def test_cancel_stops_before_the_next_window():
         scan(SHAPE, 0),
         pairs_for(SHAPE),
         align="none",
+        prior="none",
         cancel=token,
         progress=lambda windows, total, message: done.append(windows),
         frame_interval=0,
@@ -305,6 +306,7 @@ def test_progress_counts_every_window():
             scan(SHAPE, 0),
             pairs_for(SHAPE),
             align="none",
+            prior="none",
             progress=lambda done, total, message: seen.append((done, total)),
         )
     )

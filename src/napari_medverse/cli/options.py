@@ -46,10 +46,10 @@ def add_align_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--prior",
-        choices=("none", "vote", "auto"),
+        choices=("none", "vote", "appearance", "auto"),
         default="auto",
-        help="first guess: none as in the papers, the vote of the aligned labels, "
-        "or the vote where all are aligned (default: %(default)s)",
+        help="first guess: none as in the papers, the vote of the aligned labels, what places look "
+        "like, or 'auto': the vote where pairs are aligned, else the looks (default: %(default)s)",
     )
 
 

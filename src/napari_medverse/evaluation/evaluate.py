@@ -26,7 +26,8 @@ from .datasets import DatasetSpec, every_value, read_specs, regrouped
 from .degrade import DEGRADATIONS, unit_range
 from .table import format_summary, summarise
 
-ZERO_SHOT, AS_IT_LIES = "zero-shot", "zero-shot, as it lies"
+ZERO_SHOT = "zero-shot"
+NO_PRIOR, AS_IT_LIES = "zero-shot, no prior", "zero-shot, as it lies"
 ALIGNED = "aligned, with prior"
 COPY, VOTE, FOREST, UNET = "label copy", "aligned label vote", "pixel forest", "few-shot U-Net"
 BASELINES = (COPY, VOTE, FOREST, UNET)
@@ -248,12 +249,13 @@ class _Run:
                 name = ALIGNED if align == "auto" else f"{ALIGNED} ({align})"
                 yield name, {"align": align, "prior": "auto"}
                 continue
-            strict = {"align": "none", "prior": "none"}
-            if self.model.config.resampling != "trilinear":
-                # What `predict` does without alignment finds a turn for each pair; the papers' code
-                # does not, and published weights are never given one.
+            if not self.model.config.published:
+                # What `predict` does without alignment finds a turn for each pair, and guesses from
+                # looks; the papers' code does not, and published weights are given neither.
+                strict = {"align": "none", "prior": "none"}
                 yield AS_IT_LIES, strict | {"placement": "alike"}
-            yield ZERO_SHOT, strict
+                yield NO_PRIOR, strict
+            yield ZERO_SHOT, {"align": "none", "prior": "auto"}
 
     def _baseline(self, name, target, context, classes, budget) -> np.ndarray:
         seed = self.settings.seed

@@ -37,8 +37,8 @@ class Engine:
 
     @property
     def published(self) -> bool:
-        """Whether volumes are resampled and blended as the published code does."""
-        return self.config.resampling == "trilinear"
+        """See `ModelConfig.published`."""
+        return self.config.published
 
     @property
     def single(self) -> bool:

@@ -3,8 +3,8 @@
 Source: Medverse, equation 2 and "Autoregressive Inference Pipeline".
 """
 
-import itertools
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,12 +36,20 @@ class Feedback:
         4x4 map from the arrays' indices to target indices.
     level
         The level that will read it.
+    gives
+        Tells whether there is a label for a channel; None: for all.
     """
 
     def __init__(
-        self, image: Tensor | None, labels: Tensor, coarse_to_target: np.ndarray, level: Level
+        self,
+        image: Tensor | None,
+        labels: Tensor,
+        coarse_to_target: np.ndarray,
+        level: Level,
+        gives: Callable[[int], bool] | None = None,
     ) -> None:
         self._image, self._labels = image, labels
+        self.gives = gives or (lambda channel: True)
         self._coarse_to_target, self._level = coarse_to_target, level
         self._to_coarse = np.linalg.inv(coarse_to_target) @ level.grid_to_target
         self._identities: dict[int | None, str] = {}
@@ -96,40 +104,55 @@ class Feedback:
         return sample(array.numpy(), _as_is, self._to_coarse, indices, "area")
 
 
+class Guide(Protocol):
+    """What is known of a target's labels without the network: a vote, or looks."""
+
+    def guides(self, channel: int, level: Level) -> bool:
+        """Whether anything is known of a channel on a level."""
+
+    def of(self, channel: int, level: Level, rows: np.ndarray) -> Tensor:
+        """Return a channel's probability on consecutive rows of a level, (rows, h, w)."""
+
+
 class GuidedFeedback(Feedback):
-    """The aligned label vote in place of the coarse prediction.
+    """A guide in place of the coarse prediction, for the channels that it guides.
 
     A structure thinner than a coarse voxel fades from a coarse prediction however right that is,
-    but not from the vote, which is read at every scale. Feeding back a mixture of the two was
-    on the whole worse than the vote alone (one made-up head and one brain with aligned pairs); so
-    the coarse levels are for the eye and the order of windows.
+    but not from the aligned vote, which is read at every scale. Feeding back a mixture of the two
+    was on the whole worse than the vote alone (one made-up head and one brain with aligned pairs);
+    so the coarse levels are for the eye and the order of windows.
 
     Parameters
     ----------
     plain
         The feedback to guide.
-    vote
-        Returns the vote of a channel on some rows of the level to come, (rows, H, W).
+    guide
+        What is fed back instead.
     """
 
-    def __init__(self, plain: Feedback, vote: Callable[[int, np.ndarray], Tensor]) -> None:
+    def __init__(self, plain: Feedback, guide: Guide) -> None:
         super().__init__(plain._image, plain._labels, plain._coarse_to_target, plain._level)
-        grid = self._level.grid
-        # Half precision: on a large target this is as large as the prediction itself.
-        self._guided = torch.empty((len(self._labels), *grid), dtype=torch.float16)
-        for channel, rows in itertools.product(range(len(self._guided)), slabs(self._level)):
-            self._guided[channel, rows[0] : rows[-1] + 1] = vote(channel, rows)
+        level = self._level
+        self._guided: dict[int, Tensor] = {}
+        for channel in range(len(self._labels)):
+            if guide.guides(channel, level):
+                # Half precision: on a large target this is as large as the prediction itself.
+                whole = self._guided[channel] = torch.empty(level.grid, dtype=torch.float16)
+                for rows in slabs(level):
+                    whole[rows[0] : rows[-1] + 1] = guide.of(channel, level, rows)
 
     def read_label(self, channel: int, indices: Indices) -> Tensor:
-        """Return the vote of a channel at grid indices."""
+        """Return what is fed back of a channel at grid indices."""
+        if channel not in self._guided:
+            return super().read_label(channel, indices)
         rows, columns, depths = (torch.from_numpy(np.asarray(axis)) for axis in indices)
         guided = self._guided[channel]
         return guided[rows[:, None, None], columns[:, None], depths].float()
 
     def identity(self, channel: int | None) -> str:
         """Hash that determines every crop of a channel, or of the image for None."""
-        if channel is None:
-            return super().identity(None)
+        if channel not in self._guided:
+            return super().identity(channel)
         if channel not in self._identities:
             self._identities[channel] = tensor_digest(self._guided[channel])
         return self._identities[channel]

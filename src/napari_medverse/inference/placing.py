@@ -39,7 +39,7 @@ def place_pairs(
     Parameters
     ----------
     settings
-        The weights' configuration (its `normalisation` and `resampling` are used).
+        The weights' configuration (its `normalisation` and `published` are used).
     aligned
         The pairs' registrations (see `Aligning`). Without them, and where one failed, a pair is
         placed as the request's `placement` says.
@@ -118,7 +118,7 @@ def _plainly_placed(
     """Return target index to source index without registration, or recall it."""
     placement, target = request.placement, request.target
     if placement == "auto":
-        placement = "field" if settings.resampling == "trilinear" else "turned"
+        placement = "field" if settings.published else "turned"
     places = (target.key, target.affine.tobytes(), image.key, image.affine.tobytes())
     key = ("placement", placement, *places)
     return recalled(cache, key, lambda: target_to_source(target, image, placement))

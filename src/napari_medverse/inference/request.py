@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from .strategies import Strategy
 
 Align = Literal["none", "rigid", "affine", "auto"]
-Prior = Literal["none", "vote", "auto"]
+Prior = Literal["none", "vote", "appearance", "auto"]
 Placement = Literal["auto", "turned", "alike", "content", "field", "spacing", "world"]
 
 _ALIGN = ("none", "rigid", "affine", "auto")
-_PRIOR = ("none", "vote", "auto")
+_PRIOR = ("none", "vote", "appearance", "auto")
 _PLACEMENT = ("auto", "turned", "alike", "content", "field", "spacing", "world")
 _run_ids = itertools.count(1)
 
@@ -41,10 +41,11 @@ class Request:
         Empty for image tasks.
     align : {"none", "rigid", "affine", "auto"}
         How pairs are brought to the target: "none" as in the papers (see `placement`).
-    prior : {"none", "vote", "auto"}
-        First autoregressive label: none as in the papers, or the vote of the pairs' labels.
-        "auto": the vote of the pairs that alignment found to be like the target; none without
-        alignment.
+    prior : {"none", "vote", "appearance", "auto"}
+        First autoregressive label: none as in the papers, the vote of the pairs' labels, or, for
+        structures that are known better by their looks than by place, what places look like
+        (`appearance`; two pairs at least). "auto": the vote where alignment found pairs that are
+        like the target, else the looks; none for published weights that are not aligned.
     placement : {"auto", "turned", "alike", "content", "field", "spacing", "world"}
         Where a pair lies that is not aligned (see `grid.target_to_source`): the box of its content
         resized to that of the target's, its field of view resized to the target's ("alike": the

@@ -149,7 +149,7 @@ class _Window:
     def predict(self, channel: int, value: int | None) -> Output:
         """Predict one channel."""
         coarse = None
-        if self.feedback is not None:
+        if self.feedback is not None and self.feedback.gives(channel):
             coarse = self._coarse_label(channel)
             if self._certain(coarse.tensor):
                 return Output(None, coarse.tensor)

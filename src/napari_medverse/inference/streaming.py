@@ -14,6 +14,7 @@ from ..errors import MedverseError
 from . import feedback as fed
 from . import trust, windows
 from .aligning import Aligning
+from .appearance import FEWEST, Appearance
 from .cache import FeatureCache
 from .cancel import CancelToken
 from .canvas import Canvas, WindowWeights, slabs
@@ -103,7 +104,7 @@ def stream_request(
     frame_interval: float | None = DEFAULT_INTERVAL,
 ) -> Iterator[Frame]:
     """Run a request; see `stream`."""
-    if model.kind == "neuroverse3d" and request.prior == "vote":
+    if model.kind == "neuroverse3d" and request.prior in ("vote", "appearance"):
         raise MedverseError(
             f"'{model.name}' holds Neuroverse3D weights, which take no prior; "
             "use prior='auto' or Medverse weights"
@@ -143,12 +144,16 @@ class _Run:
         if request.align != "none":
             with Aligning(request, self.cache, self.cancel) as aligning:
                 if self._worth_a_sketch(plan) and not aligning.ready():
+                    self._set_out(engine, plan[0], place_pairs(request, engine.config, self.cache))
                     yield from self._sketch(engine, plan[0])
                 aligned = aligning.result(self._say)
         self._set_out(engine, plan[0], place_pairs(request, engine.config, self.cache, aligned))
-        feedback = None
-        if self.voting.wanted:
-            feedback = Feedback(None, self.voting.on(plan[0]), plan[0].grid_to_target, plan[0])
+        if self._looks_help(engine):
+            if aligned is None and self._worth_a_sketch(plan):
+                yield from self._sketch(engine, plan[0])
+            self._say("learning what the structures look like")
+            self.guide = Appearance(self.runner, plan, self._check)
+        feedback = self._first_feedback(plan[0])
         for index, level in enumerate(plan):
             if self.voting.judges(level) and index == 0 and self.frame_interval is not None:
                 # Judging takes longer than a small scan's only level: the network's answer first.
@@ -181,13 +186,21 @@ class _Run:
             self.cancel,
         )
         self.voting = Voting(engine, request, self.runner, coarse, self.cache)
+        self.guide = self.voting if self.voting.wanted else None
+
+    def _looks_help(self, engine: Engine) -> bool:
+        """Whether places are to be known by their looks, for want of a vote."""
+        prior, pairs = self.request.prior, self.runner.pairs
+        if self.request.task == "image" or len(pairs) < FEWEST:
+            return False
+        able = self.guide is None and not engine.published and not engine.single
+        return prior == "appearance" or (prior == "auto" and able)
 
     def _worth_a_sketch(self, plan: list[Level]) -> bool:
         return self.frame_interval is not None and len(plan) > 1 and plan[0].windows == 1
 
     def _sketch(self, engine: Engine, level: Level) -> Iterator[Frame]:
-        """Predict the first level from pairs as they lie while their alignment is under way."""
-        self._set_out(engine, level, place_pairs(self.request, engine.config, self.cache))
+        """Predict the first level without a prior, while one is sought."""
         canvas = yield from self._level(engine, level, None)
         yield self._frame(level, 0, self._on_own_grid(level, canvas))
 
@@ -205,7 +218,8 @@ class _Run:
         channels = len(self.runner.classes)
         canvas = Canvas(level, channels)
         if feedback is not None:
-            for channel, rows in itertools.product(range(channels), slabs(level)):
+            given = filter(feedback.gives, range(channels))
+            for channel, rows in itertools.product(given, slabs(level)):
                 indices = [rows, *(np.arange(side) for side in level.grid[1:])]
                 coarse = feedback.read_label(channel, indices)
                 canvas.start_from(channel, slice(rows[0], rows[-1] + 1), coarse)
@@ -265,10 +279,17 @@ class _Run:
             coarse = fed.aligned_resize(coarse[None], level.size)[0]
             return fed.published_feedback(values, coarse, following)
         plain = fed.native_feedback(values, coarse, level, following, self.request.task)
-        if not self.voting.wanted:
-            return plain
-        return fed.GuidedFeedback(
-            plain, lambda channel, rows: self.voting.of(channel, following, rows)
+        return plain if self.guide is None else fed.GuidedFeedback(plain, self.guide)
+
+    def _first_feedback(self, level: Level) -> Feedback | None:
+        if self.guide is None:
+            return None
+        return Feedback(
+            None,
+            self.guide.on(level),
+            level.grid_to_target,
+            level,
+            lambda channel: self.guide.guides(channel, level),
         )
 
     def _on_own_grid(self, level: Level, canvas: Canvas) -> Tensor:

@@ -55,9 +55,13 @@ class Voting:
     def wanted(self) -> bool:
         """Whether the vote is the first prior and guides the levels that follow."""
         prior = self._request.prior
-        if prior == "none" or self._engine.single or self._request.task == "image":
+        if prior in ("none", "appearance") or self._engine.single or self._request.task == "image":
             return False
         return prior == "vote" or any_alike(self._runner.pairs)
+
+    def guides(self, channel: int, level: Level) -> bool:
+        """Whether there is a vote; see `feedback.Guide`."""
+        return True
 
     def on(self, level: Level) -> Tensor:
         """Return the vote of every channel on a level's grid, (C, d, h, w)."""

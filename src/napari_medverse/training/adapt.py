@@ -139,7 +139,7 @@ def _own_copy(model: str | Model, device: str) -> Model:
         own = replace(model, network=network.to(model.device))
     else:
         own = load_model(model, device)
-    if own.kind != "medverse" or own.config.resampling != "area":
+    if own.kind != "medverse" or own.config.published:
         raise MedverseError(
             f"'{own.name}' cannot be adapted; choose medverse-mini, or Medverse weights that were "
             "trained or adapted with this package"

@@ -8,7 +8,7 @@ All of it is read through the engine's own functions, so that training meets wha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -218,9 +218,7 @@ class Fold:
             coarse = self.target.read(level.grid_to_target, everywhere, self.engine.mode)
             feedback = native_feedback(values, coarse, level, following, "labels")
             if guided:
-                feedback = GuidedFeedback(
-                    feedback, lambda _, rows, level=following: votes(level, rows)
-                )
+                feedback = GuidedFeedback(feedback, _OneVote(votes))
         return feedback
 
     def _vote(
@@ -279,6 +277,19 @@ class Fold:
             ]
             counts[np.ix_(*within)] = False
         return torch.from_numpy(counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _OneVote:
+    """The vote on one class, as `inference.feedback.Guide` wants it."""
+
+    votes: Callable[[Level, NDArray[np.integer]], Tensor]
+
+    def guides(self, channel: int, level: Level) -> bool:
+        return True
+
+    def of(self, channel: int, level: Level, rows: NDArray[np.integer]) -> Tensor:
+        return self.votes(level, rows)
 
 
 def cut_at(level: Level, centre: Sequence[float]) -> Level:

@@ -67,6 +67,11 @@ class ModelConfig(BaseModel):
     resampling: Literal["trilinear", "area"] = "trilinear"
     provenance: dict[str, Any] = {}
 
+    @property
+    def published(self) -> bool:
+        """Whether volumes are resampled, placed and blended as the published code does."""
+        return self.resampling == "trilinear"
+
     def build(self):
         """Return a network of this architecture with fresh weights."""
         from .. import networks

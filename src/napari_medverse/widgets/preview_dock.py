@@ -30,7 +30,12 @@ ALIGN_NAMES = {
     "rigid": "rigid",
     "none": "none, as in the papers",
 }
-PRIOR_NAMES = {"auto": "auto", "vote": "aligned label vote", "none": "none, as in the papers"}
+PRIOR_NAMES = {
+    "auto": "auto",
+    "vote": "aligned label vote",
+    "appearance": "what places look like",
+    "none": "none, as in the papers",
+}
 
 
 class LivePreviewDock(Dock):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .frames import Picture
 
 ALIGN = ("auto", "affine", "rigid", "none")
-PRIOR = ("auto", "vote", "none")
+PRIOR = ("auto", "vote", "appearance", "none")
 SHOW = ("labels", "probability")
 NO_MODEL = ""
 #: of Iris weights, with what people call it

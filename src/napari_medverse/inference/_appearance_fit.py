@@ -1,0 +1,174 @@
+"""Small classifiers of voxels, learnt from the pairs of one request in seconds."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from ._appearance_maps import Map
+
+#: voxels drawn from each structure of a pair, from around it, and from elsewhere
+DRAWN = 6000
+#: optimiser steps
+STEPS = 600
+# Voxels this near to a structure count as around it.
+_AROUND = 2
+
+_HIDDEN = 64
+_BATCH = 512
+_RATE = 1e-2
+_DECAY = 0.05
+# Added to features, which have a standard deviation of 1, so that no one of them decides alone.
+_NOISE = 0.2
+_FARTHEST = 5.0
+_ROWS = 16
+_SEED = 7
+
+
+def draw(masks: np.ndarray, seen: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw voxels to learn from.
+
+    Parameters
+    ----------
+    masks
+        (C, d, h, w), soft masks in 0..1.
+    seen
+        (d, h, w) bool, where the pair shows anything.
+
+    Returns
+    -------
+    ndarray (n,) int, ndarray (n,) float32
+        Flat indices, and how many voxels each stands for.
+    """
+    rng = np.random.default_rng([_SEED, seed])
+    kinds = np.where(masks.max(axis=0) >= 0.5, masks.argmax(axis=0) + 1, 0)
+    inside = kinds > 0
+    kinds[ndimage.binary_dilation(inside, iterations=_AROUND) & ~inside] = -1
+    kinds[~seen] = -2
+    kinds = kinds.ravel()
+    chosen, weights = [], []
+    for kind in np.unique(kinds[kinds > -2]):
+        where = np.flatnonzero(kinds == kind)
+        number = min(len(where), DRAWN)
+        chosen.append(rng.choice(where, number, replace=False))
+        weights.append(np.full(number, len(where) / number, np.float32))
+    return np.concatenate(chosen), np.concatenate(weights)
+
+
+class Classifiers:
+    """Several perceptrons with two hidden layers, learnt side by side.
+
+    One yes or no for every structure, so that a pair need not hold them all. Their probabilities
+    are those of the whole scans, not of the voxels drawn.
+
+    Parameters
+    ----------
+    features, answers, weights
+        Of every pair: (n, features) float32, (n, C) float32 in 0..1 and NaN where the pair does not
+        know the structure, (n,) float32.
+    learners
+        For each classifier the pairs it learns from, by number.
+    check
+        Called now and then; raises to cancel.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[np.ndarray],
+        answers: Sequence[np.ndarray],
+        weights: Sequence[np.ndarray],
+        learners: Sequence[Sequence[int]],
+        check: Callable[[], None],
+    ) -> None:
+        # A caller may predict without recording gradients; learning needs them.
+        with torch.inference_mode(False), torch.enable_grad():
+            x, y, w = (
+                torch.from_numpy(np.concatenate(parts)) for parts in (features, answers, weights)
+            )
+            self._mean, self._spread = x.mean(dim=0), x.std(dim=0) + 1e-6
+            ends = np.cumsum([0, *(len(part) for part in features)])
+            own = [
+                torch.cat([torch.arange(ends[k], ends[k + 1]) for k in pairs]) for pairs in learners
+            ]
+            random = torch.Generator().manual_seed(_SEED)
+            self._layers = _fresh_layers(len(own), (x.shape[1], y.shape[1]), random)
+            self._learn(self._scaled(x), y, w[:, None], own, random, check)
+
+    def _learn(
+        self,
+        x: Tensor,
+        y: Tensor,
+        w: Tensor,
+        own: Sequence[Tensor],
+        random: torch.Generator,
+        check: Callable[[], None],
+    ) -> None:
+        w = w * ~y.isnan()
+        y = y.nan_to_num()
+        # A rare structure is learnt as soon as a common one.
+        share = torch.stack([(w[rows] * y[rows]).mean(dim=0) for rows in own]).clamp_min(1e-6)
+        optimizer = torch.optim.AdamW(self._layers, _RATE, weight_decay=_DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, STEPS)
+        for step in range(STEPS):
+            if step % 50 == 0:
+                check()
+            rows = torch.stack(
+                [part[torch.randint(len(part), (_BATCH,), generator=random)] for part in own]
+            )
+            noisy = x[rows]
+            noisy = noisy + _NOISE * torch.randn(noisy.shape, generator=random)
+            odds = _logits(self._layers, noisy)
+            loss = F.binary_cross_entropy_with_logits(odds, y[rows], reduction="none")
+            loss = (w[rows] * loss).mean(dim=1) / share
+            optimizer.zero_grad()
+            loss.mean(dim=1).sum().backward()
+            optimizer.step()
+            schedule.step()
+
+    @torch.no_grad()
+    def logits(self, maps: Sequence[Map], number: int | None = None) -> np.ndarray:
+        """Return the log odds of every structure, (C, d, h, w) float32.
+
+        Parameters
+        ----------
+        maps
+            Those that the features were taken from, in the same order.
+        number
+            Of the classifier; None: the mean of all.
+        """
+        those = slice(None) if number is None else slice(number, number + 1)
+        layers = [layer[those] for layer in self._layers]
+        shape = maps[0].shape
+        found = np.empty((layers[-1].shape[-1], *shape), np.float32)
+        for row in range(0, shape[0], _ROWS):
+            last = min(row + _ROWS, shape[0])
+            columns = [torch.from_numpy(m.rows(row, last).reshape(-1)) for m in maps]
+            x = self._scaled(torch.stack(columns, dim=1))
+            mean = _logits(layers, x.expand(len(layers[0]), *x.shape)).mean(dim=0)
+            found[:, row:last] = mean.T.reshape(-1, last - row, *shape[1:]).numpy()
+        return found
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return ((x - self._mean) / self._spread).clamp_(-_FARTHEST, _FARTHEST)
+
+
+def _fresh_layers(count: int, ends: tuple[int, int], random: torch.Generator) -> list[Tensor]:
+    """Return weights and biases of `count` perceptrons in turn, all alike."""
+    sides = (ends[0], _HIDDEN, _HIDDEN, ends[1])
+    layers = []
+    for inputs, outputs in itertools.pairwise(sides):
+        first = torch.randn(1, inputs, outputs, generator=random) * inputs**-0.5
+        layers += [first.repeat(count, 1, 1), torch.zeros(count, 1, outputs)]
+    return [layer.requires_grad_() for layer in layers]
+
+
+def _logits(layers: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Run the classifiers side by side, (classifiers, n, features) to (classifiers, n, C)."""
+    *hidden, last, bias = layers
+    for weight, shift in zip(hidden[::2], hidden[1::2], strict=True):
+        x = F.gelu(torch.baddbmm(shift, x, weight), approximate="tanh")
+    return torch.baddbmm(bias, x, last)

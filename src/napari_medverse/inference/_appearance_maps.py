@@ -1,0 +1,120 @@
+"""What a voxel's surroundings look like, at many scales and from no particular side.
+
+Every map is the same for a turned scan, so that what is learnt from one specimen holds for another
+that lies in another pose.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.nn import functional as F
+
+# Each octave is looked at with these Gaussians, in its own voxels; the finest also with a narrower.
+_SIGMAS = (1.0, 1.5)
+_NARROW = 0.7
+_OCTAVES = 5
+# Of the Gaussian before every second voxel is left out, and of those that show what lies around.
+_HALVING = 0.6
+_AROUND = 1.2
+_REACH = 3.0
+# An octave is left out where it has fewer voxels along an axis.
+_LEAST_SIDE = 3
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Map:
+    """One map of a volume of some shape, kept at the resolution of its octave."""
+
+    part: np.ndarray
+    octave: int
+    shape: tuple[int, int, int]
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """Return some rows of the first axis, (rows, h, w) float32.
+
+        `first` must be a multiple of 2 ** octave.
+        """
+        if self.octave == 0:
+            return self.part[first:last]
+        step = 2**self.octave
+        # A row more on either side, to interpolate from.
+        start = max(0, first // step - 1)
+        rows = self.part[start : -(-last // step) + 1]
+        small = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))[None, None]
+        large = F.interpolate(small, scale_factor=step, mode="trilinear", align_corners=False)
+        before = first - start * step
+        return large[0, 0, before : before + last - first, : self.shape[1], : self.shape[2]].numpy()
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """Return the values at flat indices, float32."""
+        return self.rows(0, self.shape[0]).reshape(-1)[indices]
+
+
+def maps_of_image(image: np.ndarray) -> Iterator[Map]:
+    """Yield the maps of an image, (d, h, w) float32.
+
+    The image, and at every scale its mean, the length of its gradient and the eigenvalues of its
+    Hessian: how bright it is here and around, where its edges are, and whether it is a plate, a
+    tube or a blob.
+    """
+    yield Map(image, 0, image.shape)
+    yield Map(_smooth(image, _NARROW), 0, image.shape)
+    for octave, part in enumerate(_octaves(image)):
+        for sigma in _SIGMAS:
+            smooth = _smooth(part, sigma)
+            slopes = np.gradient(smooth)
+            for found in (smooth, _length(slopes), *_eigenvalues(slopes)):
+                yield Map(found, octave, image.shape)
+
+
+def maps_of_guess(guess: np.ndarray) -> Iterator[Map]:
+    """Yield what a first guess of a structure tells about a voxel.
+
+    The guess, (d, h, w) float32 in 0..1, and at every scale its mean and the length of its
+    gradient: how much of the structure lies around, and whether on one side only.
+    """
+    yield Map(guess, 0, guess.shape)
+    for octave, part in enumerate(_octaves(guess)):
+        smooth = _smooth(part, _AROUND)
+        for found in (smooth, _length(np.gradient(smooth))):
+            yield Map(found, octave, guess.shape)
+
+
+def _octaves(image: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield an image at half the resolution of the one before, for as long as it shows anything."""
+    part = np.asarray(image, np.float32)
+    for _ in range(_OCTAVES):
+        if min(part.shape) < _LEAST_SIDE:
+            return
+        yield part
+        part = _smooth(part, _HALVING)
+        whole = np.pad(part, [(0, side % 2) for side in part.shape], mode="edge")
+        whole = torch.from_numpy(whole)[None, None]
+        part = F.avg_pool3d(whole, 2)[0, 0].numpy()
+
+
+def _smooth(image: np.ndarray, sigma: float) -> np.ndarray:
+    return ndimage.gaussian_filter(image, sigma, truncate=_REACH)
+
+
+def _length(slopes: list[np.ndarray]) -> np.ndarray:
+    return np.sqrt(sum(slope * slope for slope in slopes))
+
+
+def _eigenvalues(slopes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the eigenvalues of a Hessian, the largest first, given the image's gradient.
+
+    By the closed form for symmetric matrices (Smith 1961), several times quicker than a solver.
+    """
+    (xx, xy, xz), (_, yy, yz), (_, _, zz) = (np.gradient(slope) for slope in slopes)
+    mean = (xx + yy + zz) / 3
+    xx, yy, zz = xx - mean, yy - mean, zz - mean
+    size = np.sqrt((xx * xx + yy * yy + zz * zz + 2 * (xy * xy + xz * xz + yz * yz)) / 6) + 1e-9
+    half = xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz)
+    angle = np.arccos(np.clip(half / (2 * size**3), -1, 1)) / 3
+    first = mean + 2 * size * np.cos(angle)
+    last = mean + 2 * size * np.cos(angle + 2 * np.pi / 3)
+    return first, 3 * mean - first - last, last
