@@ -18,6 +18,16 @@ def private_cache(tmp_path_factory, monkeypatch):
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def quick_learning():
+    """Learn from looks in fewer steps: what is learnt in earnest has tests of its own."""
+    from napari_medverse.inference import _appearance_fit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_appearance_fit, "STEPS", 25)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden():
     """The published code's outputs, kept beside the project."""

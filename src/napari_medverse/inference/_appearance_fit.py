@@ -35,7 +35,7 @@ def draw(masks: np.ndarray, seen: np.ndarray, seed: int) -> tuple[np.ndarray, np
     Parameters
     ----------
     masks
-        (C, d, h, w), soft masks in 0..1.
+        (C, d, h, w) uint8, soft masks of up to 255.
     seen
         (d, h, w) bool, where the pair shows anything.
 
@@ -45,7 +45,7 @@ def draw(masks: np.ndarray, seen: np.ndarray, seed: int) -> tuple[np.ndarray, np
         Flat indices, and how many voxels each stands for.
     """
     rng = np.random.default_rng([_SEED, seed])
-    kinds = np.where(masks.max(axis=0) >= 0.5, masks.argmax(axis=0) + 1, 0)
+    kinds = np.where(masks.max(axis=0) >= 128, masks.argmax(axis=0) + 1, 0)
     inside = kinds > 0
     kinds[ndimage.binary_dilation(inside, iterations=_AROUND) & ~inside] = -1
     kinds[~seen] = -2

@@ -12,7 +12,8 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-# Each octave is looked at with these Gaussians, in its own voxels; the finest also with a narrower.
+# Each octave is looked at with these Gaussians, in its own voxels; the finest, which takes most of
+# the time, with the first of them only, and plainly with a narrower one.
 _SIGMAS = (1.0, 1.5)
 _NARROW = 0.7
 _OCTAVES = 5
@@ -20,6 +21,8 @@ _OCTAVES = 5
 _HALVING = 0.6
 _AROUND = 1.2
 _REACH = 3.0
+# The last octave of a guess that is looked at briefly.
+_BRIEF = 3
 # An octave is left out where it has fewer voxels along an axis.
 _LEAST_SIDE = 3
 
@@ -50,7 +53,10 @@ class Map:
 
     def at(self, indices: np.ndarray) -> np.ndarray:
         """Return the values at flat indices, float32."""
-        return self.rows(0, self.shape[0]).reshape(-1)[indices]
+        if self.octave == 0:
+            return self.part.reshape(-1)[indices]
+        place = (np.stack(np.unravel_index(indices, self.shape)) + 0.5) / 2**self.octave - 0.5
+        return ndimage.map_coordinates(self.part, place, np.float32, order=1, mode="nearest")
 
 
 def maps_of_image(image: np.ndarray) -> Iterator[Map]:
@@ -63,24 +69,34 @@ def maps_of_image(image: np.ndarray) -> Iterator[Map]:
     yield Map(image, 0, image.shape)
     yield Map(_smooth(image, _NARROW), 0, image.shape)
     for octave, part in enumerate(_octaves(image)):
-        for sigma in _SIGMAS:
+        for sigma in _SIGMAS if octave else _SIGMAS[:1]:
             smooth = _smooth(part, sigma)
             slopes = np.gradient(smooth)
             for found in (smooth, _length(slopes), *_eigenvalues(slopes)):
                 yield Map(found, octave, image.shape)
 
 
-def maps_of_guess(guess: np.ndarray) -> Iterator[Map]:
+def maps_of_guess(guess: np.ndarray, brief: bool = False) -> Iterator[Map]:
     """Yield what a first guess of a structure tells about a voxel.
 
-    The guess, (d, h, w) float32 in 0..1, and at every scale its mean and the length of its
+    The guess, (d, h, w) float32 in 0..1, and at coarser scales its mean and the length of its
     gradient: how much of the structure lies around, and whether on one side only.
+
+    Parameters
+    ----------
+    brief
+        Only the guess and the first of its means.
     """
     yield Map(guess, 0, guess.shape)
     for octave, part in enumerate(_octaves(guess)):
+        if octave == 0:
+            continue
         smooth = _smooth(part, _AROUND)
-        for found in (smooth, _length(np.gradient(smooth))):
-            yield Map(found, octave, guess.shape)
+        yield Map(smooth, octave, guess.shape)
+        if brief and octave == _BRIEF:
+            return
+        if not brief:
+            yield Map(_length(np.gradient(smooth)), octave, guess.shape)
 
 
 def _octaves(image: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,16 +1,15 @@
-"""A first guess from what places look like, where pairs do not lie as the target does (ours).
+"""A first guess from what places look like and where they lie, learnt from the pairs (ours).
 
-A vote asks where a structure lies, and so needs alignment. Without it, a bone is still bright and
-thin, and the brain still the dark room within it. Small classifiers learn that from the pairs,
-level by level: each level sees the image at many scales, and what was guessed on the level before
-(as auto-context does; Tu and Bai 2010, "Auto-context and its application to high-level vision
-tasks"). What a pair is guessed to be comes from classifiers that have not learnt from it, or the
-next level would rely on guesses that are better than the target's. Their mean serves for the
-target.
+A vote knows only where a structure lies, and is worth what the alignment is. But a bone is bright
+and thin, and the brain the dark room within it, wherever they lie. Small classifiers learn from the
+pairs what to make of both, level by level: each level sees the image at many scales, the vote of
+the other pairs, and what was guessed on the level before (as auto-context does; Tu and Bai 2010,
+"Auto-context and its application to high-level vision tasks"). What a pair is guessed to be comes
+from classifiers that have not learnt from it, or the next level would rely on guesses that are
+better than the target's. Their mean serves for the target.
 """
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,20 +19,24 @@ from torch import Tensor
 
 from ._appearance_fit import Classifiers, draw
 from ._appearance_maps import Map, maps_of_guess, maps_of_image
+from .feedback import Guide
 from .levels import Level
 from .runner import WindowRunner
 from .sampling import sample
-from .sources import PlacedPair
 
 #: pairs needed: one to learn from and one to judge by
 FEWEST = 2
 # Pairs that are learnt from, so that the time does not grow with their number, and the most parts
 # they are divided into.
 _MOST_PAIRS, _MOST_PARTS = 8, 4
-# Levels with more voxels are left to what the network makes of the level before.
-_MOST_VOXELS = 1 << 22
-# A structure is guessed from its looks only where that comes this near to the pairs' own labels.
-_LEAST_DICE = 0.3
+# Levels with more voxels are left to what the network makes of the level before, and so are those
+# on which the masks of all pairs take more bytes.
+_MOST_VOXELS, _MOST_BYTES = 1 << 22, 1 << 28
+# A structure is guessed where that comes this near to the pairs' own labels, and no worse than a
+# vote but for the one pair less that there was to learn from.
+_LEAST_DICE, _ALLOWANCE = 0.3, 0.05
+# With more structures than these, less is looked at of each one's guesses.
+_FEW = 6
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -59,20 +62,33 @@ class Appearance:
         Those that will be predicted, coarse to fine.
     check
         Called now and then; raises to cancel.
+    otherwise
+        What guides the channels that are not guessed.
     """
 
     def __init__(
-        self, runner: WindowRunner, levels: Sequence[Level], check: Callable[[], None]
+        self,
+        runner: WindowRunner,
+        levels: Sequence[Level],
+        check: Callable[[], None],
+        otherwise: Guide | None = None,
     ) -> None:
-        self._runner, self._check = runner, check
+        self._runner, self._check, self._otherwise = runner, check, otherwise
         self._pairs = list(runner.pairs[:_MOST_PAIRS])
-        self._levels = [level for level in levels if np.prod(level.grid) <= _MOST_VOXELS]
         self._channels = list(range(len(runner.classes)))
+        each = len(self._pairs) * len(self._channels)
+        most = min(_MOST_VOXELS, _MOST_BYTES // each)
+        self._levels = [level for level in levels if np.prod(level.grid) <= most]
         self._latest: tuple[int, _Guesses] = (0, _Guesses([], np.zeros(0)))
         if self._levels:
             self._channels = self._worth_guessing()
 
     def guides(self, channel: int, level: Level) -> bool:
+        """Whether anything is known of a channel on a level."""
+        other = self._otherwise
+        return self.guesses(channel, level) or (other is not None and other.guides(channel, level))
+
+    def guesses(self, channel: int, level: Level) -> bool:
         """Whether a channel is guessed on a level."""
         return level in self._levels and channel in self._channels
 
@@ -84,25 +100,32 @@ class Appearance:
 
     def of(self, channel: int, level: Level, rows: np.ndarray) -> Tensor:
         """Return the guess of a channel on rows of a level, (rows, h, w) float32 in 0..1."""
-        if not self.guides(channel, level):
+        if not self.guesses(channel, level):
+            if self.guides(channel, level):
+                return self._otherwise.of(channel, level, rows)
             return torch.zeros(len(rows), *level.grid[1:])
         guess = self._guessed(level).target[self._channels.index(channel)]
         return torch.from_numpy(guess[rows].astype(np.float32))
 
     def _worth_guessing(self) -> list[int]:
-        """Return the channels of structures that are known better by their looks than by place.
+        """Return the channels whose structures can be guessed.
 
-        Every pair is guessed from the others, and the others' labels are copied onto it as all lie
-        on the target: the Dice of both with its own label decides.
+        Every pair is guessed from the others, and they vote on it: the Dice of both with its own
+        label decides.
         """
         coarse = self._levels[0]
-        found = self._guessed(coarse)
-        masks = [self._masks(pair, coarse) for pair in self._pairs]
-        chosen = [
-            channel
-            for channel in self._channels
-            if _is_worth_it([g[channel] for g in found.pairs], [m[channel] for m in masks])
-        ]
+        found, masks = self._guessed(coarse), self._masks(coarse)
+        chosen = []
+        for channel in self._channels:
+            guessed, voted = [], []
+            for number, guess in enumerate(found.pairs):
+                if masks.known[number, channel] and masks.known[:, channel].sum() > 1:
+                    own = masks.whole[number][channel] >= 128
+                    guessed.append(_dice(guess[channel] >= 0.5, own))
+                    voted.append(_dice(masks.vote(channel, number) >= 0.5, own))
+            least = max(_LEAST_DICE, np.mean(voted) - _ALLOWANCE) if voted else 1.0
+            if guessed and np.mean(guessed) >= least:
+                chosen.append(channel)
         self._latest = (1, _Guesses([g[chosen] for g in found.pairs], found.target[chosen]))
         return chosen
 
@@ -134,58 +157,81 @@ class Appearance:
     def _made(self, level: Level, below: _Guesses | None) -> _Guesses:
         place = level.grid_to_target, _everywhere(level), self._runner.mode
         images = [*(pair.image for pair in self._pairs), self._runner.target]
+        masks = self._masks(level)
+        brief = len(self._channels) > _FEW
 
-        def maps(number: int) -> list[Map]:
+        def maps(number: int) -> Iterator[Map]:
             self._check()
-            found = list(maps_of_image(images[number].read(*place).numpy()))
-            if below is not None:
-                guesses = [*below.pairs, below.target][number]
-                found += itertools.chain(*map(maps_of_guess, guesses.astype(np.float32)))
-            return found
+            yield from maps_of_image(images[number].read(*place).numpy())
+            for index in range(len(self._channels)):
+                yield from maps_of_guess(masks.vote(index, number), brief)
+                if below is not None:
+                    guess = [*below.pairs, below.target][number][index]
+                    yield from maps_of_guess(guess.astype(np.float32), brief)
 
-        drawn = []
+        features, answers, weights = [], [], []
         for number, pair in enumerate(self._pairs):
-            masks = self._masks(pair, level)
             seen = pair.image.read_as(_ones, *place).numpy() > 0.5
-            chosen, weights = draw(np.nan_to_num(masks), seen, number)
-            features = np.stack([found.at(chosen) for found in maps(number)], axis=1)
-            drawn.append((features, masks.reshape(len(masks), -1)[:, chosen].T, weights))
-        features, answers, weights = zip(*drawn, strict=True)
+            chosen, stands_for = draw(masks.whole[number], seen, number)
+            features.append(np.stack([found.at(chosen) for found in maps(number)], axis=1))
+            answers.append(masks.answers(number, chosen))
+            weights.append(stands_for)
         count = len(self._pairs)
-        is_last = level is self._levels[-1]
-        parts = 1 if is_last and level.number > 1 else min(count, _MOST_PARTS)
+        # Nobody asks what the pairs are guessed to be on the last level.
+        is_last = level is self._levels[-1] and level is not self._levels[0]
+        parts = 1 if is_last else min(count, _MOST_PARTS)
         learners = [[k for k in range(count) if parts == 1 or k % parts != p] for p in range(parts)]
         classifiers = Classifiers(features, answers, weights, learners, self._check)
         pairs = []
-        if parts > 1:
-            pairs = [_share(classifiers.logits(maps(k), k % parts)) for k in range(count)]
-        return _Guesses(pairs, _share(classifiers.logits(maps(count))))
+        if not is_last:
+            pairs = [_share(classifiers.logits(list(maps(k)), k % parts)) for k in range(count)]
+        return _Guesses(pairs, _share(classifiers.logits(list(maps(count)))))
 
-    def _masks(self, pair: PlacedPair, level: Level) -> np.ndarray:
-        """Return a pair's soft masks, (channels, d, h, w) float32; NaN for classes it lacks."""
+    def _masks(self, level: Level) -> "_Masks":
+        """Return the masks of all pairs for the channels that are guessed."""
         place = level.grid_to_target, _everywhere(level), self._runner.mode
-        masks = np.full((len(self._channels), *level.grid), np.nan, np.float32)
-        for mask, channel in zip(masks, self._channels, strict=True):
-            value = self._runner.classes[channel]
-            if value in pair.pair.classes:
-                mask[:] = pair.read_label(value, *place).numpy()
-        return masks
+        values = [self._runner.classes[channel] for channel in self._channels]
+        known = np.array([[v in pair.pair.classes for v in values] for pair in self._pairs])
+        whole = []
+        for pair, knows in zip(self._pairs, known, strict=True):
+            self._check()
+            masks = np.zeros((len(values), *level.grid), np.uint8)
+            for index in np.flatnonzero(knows):
+                masks[index] = np.rint(255 * pair.read_label(values[index], *place).numpy())
+            whole.append(masks)
+        return _Masks(whole, known)
 
 
-def _is_worth_it(guesses: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> bool:
-    """Compare what pairs are guessed to be with copies of the other pairs' labels."""
-    known = [number for number, mask in enumerate(masks) if not np.isnan(mask).any()]
-    guessed, copied = [], []
-    for number in known:
-        others = [masks[other] for other in known if other != number]
-        if others:
-            guessed.append(_dice(guesses[number], masks[number]))
-            copied.append(_dice(np.mean(others, axis=0), masks[number]))
-    return bool(guessed) and np.mean(guessed) >= max(_LEAST_DICE, np.mean(copied))
+@dataclass(frozen=True, eq=False, slots=True)
+class _Masks:
+    """Soft masks of pairs on a level, (channels, d, h, w) uint8 of 255 each; 0 where not known.
+
+    `known` (pairs, channels) bool tells which classes a pair holds.
+    """
+
+    whole: list[np.ndarray]
+    known: np.ndarray
+
+    def vote(self, index: int, number: int) -> np.ndarray:
+        """Return the mean mask of all pairs but one, (d, h, w) float32; `number` may be none's."""
+        others = [
+            mask[index]
+            for other, mask in enumerate(self.whole)
+            if other != number and self.known[other, index]
+        ]
+        if not others:
+            return np.zeros(self.whole[0].shape[1:], np.float32)
+        return np.sum(others, axis=0, dtype=np.float32) / (255 * len(others))
+
+    def answers(self, number: int, chosen: np.ndarray) -> np.ndarray:
+        """Return a pair's masks at flat indices, (n, channels) float32; NaN for what it lacks."""
+        masks = self.whole[number]
+        found = masks.reshape(len(masks), -1)[:, chosen].T / np.float32(255)
+        found[:, ~self.known[number]] = np.nan
+        return found
 
 
-def _dice(found: np.ndarray, mask: np.ndarray) -> float:
-    found, truth = found >= 0.5, mask >= 0.5
+def _dice(found: np.ndarray, truth: np.ndarray) -> float:
     return 2 * int((found & truth).sum()) / max(1, int(found.sum()) + int(truth.sum()))
 
 

@@ -36,6 +36,10 @@ Progress = Callable[[int, int, str], None]
 DEFAULT_INTERVAL = 0.25
 # A partial frame may take this part of the time that the windows take.
 _FRAME_SHARE = 0.1
+# The network's share in a blend with a guess from looks. On eight made-up heads and brains, aligned
+# or not, the guess alone was as good or better (by up to 0.002 Dice in soft tissue, 0.02 in thin
+# bone), and the network alone 0.00 to 0.06 worse.
+_SHARE_BESIDE_LOOKS = 0.25
 
 
 def stream(
@@ -129,6 +133,7 @@ class _Run:
         self.windows_before = 0
         self.windows_in_all = 0
         self.units = Scaling(0.0, 1.0)
+        self.looks: Appearance | None = None
 
     def frames(self) -> Iterator[Frame]:
         self._check()
@@ -149,10 +154,10 @@ class _Run:
                 aligned = aligning.result(self._say)
         self._set_out(engine, plan[0], place_pairs(request, engine.config, self.cache, aligned))
         if self._looks_help(engine):
-            if aligned is None and self._worth_a_sketch(plan):
+            if self._worth_a_sketch(plan):
                 yield from self._sketch(engine, plan[0])
             self._say("learning what the structures look like")
-            self.guide = Appearance(self.runner, plan, self._check)
+            self.guide = self.looks = Appearance(self.runner, plan, self._check, self.guide)
         feedback = self._first_feedback(plan[0])
         for index, level in enumerate(plan):
             if self.voting.judges(level) and index == 0 and self.frame_interval is not None:
@@ -189,19 +194,20 @@ class _Run:
         self.guide = self.voting if self.voting.wanted else None
 
     def _looks_help(self, engine: Engine) -> bool:
-        """Whether places are to be known by their looks, for want of a vote."""
-        prior, pairs = self.request.prior, self.runner.pairs
-        if self.request.task == "image" or len(pairs) < FEWEST:
+        """Whether the pairs are asked what places look like."""
+        request = self.request
+        if request.task == "image" or len(self.runner.pairs) < FEWEST:
             return False
-        able = self.guide is None and not engine.published and not engine.single
-        return prior == "appearance" or (prior == "auto" and able)
+        # Learning takes seconds: too long for a run that ends before the finest level.
+        native = not engine.published and not engine.single and request.stop_level is None
+        return request.prior == "appearance" or (request.prior == "auto" and native)
 
     def _worth_a_sketch(self, plan: list[Level]) -> bool:
         return self.frame_interval is not None and len(plan) > 1 and plan[0].windows == 1
 
     def _sketch(self, engine: Engine, level: Level) -> Iterator[Frame]:
-        """Predict the first level without a prior, while one is sought."""
-        canvas = yield from self._level(engine, level, None)
+        """Predict the first level with what is known already, while a prior is sought."""
+        canvas = yield from self._level(engine, level, self._first_feedback(level))
         yield self._frame(level, 0, self._on_own_grid(level, canvas))
 
     def _level(
@@ -236,7 +242,7 @@ class _Run:
                 values = output.values
                 if values is None:
                     continue
-                if shares is not None:
+                if shares is not None and output.coarse is not None:
                     values = trust.blend(values, output.coarse, shares[channel])
                 canvas.add(channel, start, values, output.coarse, share)
             self._say(self._message(level, position + 1), self.windows_before + position + 1)
@@ -264,12 +270,19 @@ class _Run:
         return windows.visiting_order(starts, level.window, in_view, interest)
 
     def _shares(self, level: Level, feedback: Feedback | None) -> list[float] | None:
-        if not self.voting.judges(level):
-            return None
-        self._say("comparing network and vote on the pairs", self.windows_before)
-        shares = self.voting.shares(level, feedback, self._check)
-        self.details["network_share"] = {str(value): share for value, share in shares.items()}
-        return list(shares.values())
+        """Return how far to follow the network beside what it is fed, by channel; None: wholly."""
+        channels = range(len(self.runner.classes))
+        looks = self.looks
+        guessed = [c for c in channels if looks is not None and looks.guesses(c, level)]
+        shares = dict.fromkeys(guessed, _SHARE_BESIDE_LOOKS)
+        if self.voting.judges(level):
+            self._say("comparing network and vote on the pairs", self.windows_before)
+            voted = [channel for channel in channels if channel not in guessed]
+            shares |= self.voting.shares(level, feedback, self._check, voted)
+            self.details["network_share"] = {
+                str(self.runner.classes[channel]): shares[channel] for channel in channels
+            }
+        return [shares.get(channel, 1.0) for channel in channels] if shares else None
 
     def _feedback(self, engine: Engine, values: Tensor, level: Level, following: Level) -> Feedback:
         target = self.runner.target

@@ -106,12 +106,17 @@ class Voting:
         return able and level.number == level.count and self.wanted
 
     def shares(
-        self, level: Level, feedback: Feedback, check: Callable[[], None]
+        self,
+        level: Level,
+        feedback: Feedback,
+        check: Callable[[], None],
+        channels: Sequence[int],
     ) -> dict[int, float]:
-        """Return for each class how far to follow the network beside the vote; see `trust`."""
+        """Return by channel how far to follow the network beside the vote; see `trust`."""
         shares = {}
-        for channel, value in enumerate(self._runner.classes):
+        for channel in channels:
+            value = self._runner.classes[channel]
             crops = self._runner.crops(level, feedback.fullest(channel, level), value)
             sharpness = self._likeness.sharpness(value)
-            shares[value] = trust.measure(self._engine, crops, sharpness, self._cache, check)
+            shares[channel] = trust.measure(self._engine, crops, sharpness, self._cache, check)
         return shares
