@@ -14,7 +14,7 @@ from ._appearance_maps import Map
 #: voxels drawn from each structure of a pair, from around it, and from elsewhere
 DRAWN = 6000
 #: optimiser steps
-STEPS = 600
+STEPS = 900
 # Voxels this near to a structure count as around it.
 _AROUND = 2
 
@@ -23,7 +23,7 @@ _BATCH = 512
 _RATE = 1e-2
 _DECAY = 0.05
 # Added to features, which have a standard deviation of 1, so that no one of them decides alone.
-_NOISE = 0.2
+_NOISE = 0.4
 _FARTHEST = 5.0
 _ROWS = 16
 _SEED = 7
@@ -130,18 +130,23 @@ class Classifiers:
             schedule.step()
 
     @torch.no_grad()
-    def logits(self, maps: Sequence[Map], number: int | None = None) -> np.ndarray:
+    def logits_of(self, features: np.ndarray, number: int) -> np.ndarray:
+        """Return the log odds of voxels by one of the classifiers, (n, C) float32."""
+        x = self._scaled(torch.from_numpy(features))
+        return _logits([layer[number : number + 1] for layer in self._layers], x[None])[0].numpy()
+
+    @torch.no_grad()
+    def logits(self, maps: Sequence[Map], numbers: Sequence[int]) -> np.ndarray:
         """Return the log odds of every structure, (C, d, h, w) float32.
 
         Parameters
         ----------
         maps
             Those that the features were taken from, in the same order.
-        number
-            Of the classifier; None: the mean of all.
+        numbers
+            Of the classifiers whose mean is returned.
         """
-        those = slice(None) if number is None else slice(number, number + 1)
-        layers = [layer[those] for layer in self._layers]
+        layers = [layer[list(numbers)] for layer in self._layers]
         shape = maps[0].shape
         found = np.empty((layers[-1].shape[-1], *shape), np.float32)
         for row in range(0, shape[0], _ROWS):

@@ -23,6 +23,7 @@ from .feedback import Guide
 from .levels import Level
 from .runner import WindowRunner
 from .sampling import sample
+from .trust import blend
 
 #: pairs needed: one to learn from and one to judge by
 FEWEST = 2
@@ -32,19 +33,26 @@ _MOST_PAIRS, _MOST_PARTS = 8, 4
 # Levels with more voxels are left to what the network makes of the level before, and so are those
 # on which the masks of all pairs take more bytes.
 _MOST_VOXELS, _MOST_BYTES = 1 << 22, 1 << 28
-# A structure is guessed where that comes this near to the pairs' own labels, and no worse than a
-# vote but for the one pair less that there was to learn from.
-_LEAST_DICE, _ALLOWANCE = 0.3, 0.05
+# Of looks and vote, what the pairs are best guessed by serves for the target, where it comes this
+# near to their own labels. Shares of the looks' log odds in a blend, the vote's being the rest.
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_LEAST_DICE = 0.3
 # With more structures than these, less is looked at of each one's guesses.
 _FEW = 6
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Guesses:
-    """What is guessed on a level: (channels, d, h, w) float16 for every pair and for the target."""
+    """What is guessed on a level by looks: (channels, d, h, w) float16 for pairs and target.
+
+    `share` and `dice` (channels,): how far to follow the looks beside the vote, and the Dice that
+    the blend of both reached on pairs that it was not learnt from.
+    """
 
     pairs: list[np.ndarray]
     target: np.ndarray
+    share: np.ndarray
+    dice: np.ndarray
 
     @property
     def nbytes(self) -> int:
@@ -75,13 +83,10 @@ class Appearance:
     ) -> None:
         self._runner, self._check, self._otherwise = runner, check, otherwise
         self._pairs = list(runner.pairs[:_MOST_PAIRS])
-        self._channels = list(range(len(runner.classes)))
-        each = len(self._pairs) * len(self._channels)
+        each = len(self._pairs) * len(runner.classes)
         most = min(_MOST_VOXELS, _MOST_BYTES // each)
         self._levels = [level for level in levels if np.prod(level.grid) <= most]
-        self._latest: tuple[int, _Guesses] = (0, _Guesses([], np.zeros(0)))
-        if self._levels:
-            self._channels = self._worth_guessing()
+        self._latest: tuple[int, _Guesses | None] = (0, None)
 
     def guides(self, channel: int, level: Level) -> bool:
         """Whether anything is known of a channel on a level."""
@@ -89,8 +94,12 @@ class Appearance:
         return self.guesses(channel, level) or (other is not None and other.guides(channel, level))
 
     def guesses(self, channel: int, level: Level) -> bool:
-        """Whether a channel is guessed on a level."""
-        return level in self._levels and channel in self._channels
+        """Whether a channel is guessed on a level, by more than the vote of `otherwise`."""
+        if level not in self._levels:
+            return False
+        found = self._guessed(level)
+        adds = self._otherwise is None or found.share[channel] > 0
+        return bool(adds and found.dice[channel] >= _LEAST_DICE)
 
     def on(self, level: Level) -> Tensor:
         """Return the guesses of a level, (C, d, h, w) float32; 0 where none is made."""
@@ -100,34 +109,19 @@ class Appearance:
 
     def of(self, channel: int, level: Level, rows: np.ndarray) -> Tensor:
         """Return the guess of a channel on rows of a level, (rows, h, w) float32 in 0..1."""
-        if not self.guesses(channel, level):
-            if self.guides(channel, level):
-                return self._otherwise.of(channel, level, rows)
+        if not self.guides(channel, level):
             return torch.zeros(len(rows), *level.grid[1:])
-        guess = self._guessed(level).target[self._channels.index(channel)]
-        return torch.from_numpy(guess[rows].astype(np.float32))
-
-    def _worth_guessing(self) -> list[int]:
-        """Return the channels whose structures can be guessed.
-
-        Every pair is guessed from the others, and they vote on it: the Dice of both with its own
-        label decides.
-        """
-        coarse = self._levels[0]
-        found, masks = self._guessed(coarse), self._masks(coarse)
-        chosen = []
-        for channel in self._channels:
-            guessed, voted = [], []
-            for number, guess in enumerate(found.pairs):
-                if masks.known[number, channel] and masks.known[:, channel].sum() > 1:
-                    own = masks.whole[number][channel] >= 128
-                    guessed.append(_dice(guess[channel] >= 0.5, own))
-                    voted.append(_dice(masks.vote(channel, number) >= 0.5, own))
-            least = max(_LEAST_DICE, np.mean(voted) - _ALLOWANCE) if voted else 1.0
-            if guessed and np.mean(guessed) >= least:
-                chosen.append(channel)
-        self._latest = (1, _Guesses([g[chosen] for g in found.pairs], found.target[chosen]))
-        return chosen
+        if not self.guesses(channel, level):
+            return self._otherwise.of(channel, level, rows)
+        found = self._guessed(level)
+        looks = torch.from_numpy(found.target[channel][rows].astype(np.float32))
+        if found.share[channel] == 1:
+            return looks
+        if self._otherwise is not None:
+            vote = self._otherwise.of(channel, level, rows)
+        else:
+            vote = torch.from_numpy(self._masks(level).vote(channel)[rows])
+        return blend(looks, vote, float(found.share[channel]))
 
     def _guessed(self, level: Level) -> _Guesses:
         number = self._levels.index(level) + 1
@@ -146,8 +140,7 @@ class Appearance:
             return self._made(level, below)
         pairs = tuple((pair.image.identity, pair.label.identity) for pair in self._pairs)
         place = (level.grid_to_target.tobytes(), level.grid, runner.mode)
-        values = tuple(runner.classes[channel] for channel in self._channels)
-        key = ("appearance", runner.target.identity, pairs, values, place)
+        key = ("appearance", runner.target.identity, pairs, runner.classes, place)
         found = cache.get(key, "guesses")
         if found is None:
             found = self._made(level, below)
@@ -158,39 +151,46 @@ class Appearance:
         place = level.grid_to_target, _everywhere(level), self._runner.mode
         images = [*(pair.image for pair in self._pairs), self._runner.target]
         masks = self._masks(level)
-        brief = len(self._channels) > _FEW
+        brief = len(self._runner.classes) > _FEW
 
         def maps(number: int) -> Iterator[Map]:
             self._check()
             yield from maps_of_image(images[number].read(*place).numpy())
-            for index in range(len(self._channels)):
-                yield from maps_of_guess(masks.vote(index, number), brief)
+            for channel in range(len(self._runner.classes)):
+                yield from maps_of_guess(masks.vote(channel, number), brief)
                 if below is not None:
-                    guess = [*below.pairs, below.target][number][index]
+                    guess = [*below.pairs, below.target][number][channel]
                     yield from maps_of_guess(guess.astype(np.float32), brief)
 
-        features, answers, weights = [], [], []
+        features, answers, weights, votes = [], [], [], []
         for number, pair in enumerate(self._pairs):
             seen = pair.image.read_as(_ones, *place).numpy() > 0.5
             chosen, stands_for = draw(masks.whole[number], seen, number)
             features.append(np.stack([found.at(chosen) for found in maps(number)], axis=1))
             answers.append(masks.answers(number, chosen))
+            votes.append(masks.votes_at(number, chosen))
             weights.append(stands_for)
         count = len(self._pairs)
-        # Nobody asks what the pairs are guessed to be on the last level.
-        is_last = level is self._levels[-1] and level is not self._levels[0]
-        parts = 1 if is_last else min(count, _MOST_PARTS)
-        learners = [[k for k in range(count) if parts == 1 or k % parts != p] for p in range(parts)]
-        classifiers = Classifiers(features, answers, weights, learners, self._check)
+        parts = min(count, _MOST_PARTS)
+        learners = [[k for k in range(count) if k % parts != part] for part in range(parts)]
+        classifiers = Classifiers(
+            features, answers, weights, [*learners, range(count)], self._check
+        )
+        guesses = [classifiers.logits_of(features[k], k % parts) for k in range(count)]
+        share, dice = _best_shares(guesses, votes, answers, weights)
+        is_last = level is self._levels[-1]
         pairs = []
         if not is_last:
-            pairs = [_share(classifiers.logits(list(maps(k)), k % parts)) for k in range(count)]
-        return _Guesses(pairs, _share(classifiers.logits(list(maps(count)))))
+            pairs = [_share(classifiers.logits(list(maps(k)), [k % parts])) for k in range(count)]
+        # Below another level the target is guessed as the pairs are; on the last by all there is.
+        those = [parts] if is_last else range(parts)
+        target = _share(classifiers.logits(list(maps(count)), those))
+        return _Guesses(pairs, target, share, dice)
 
     def _masks(self, level: Level) -> "_Masks":
-        """Return the masks of all pairs for the channels that are guessed."""
+        """Return the masks of all pairs."""
         place = level.grid_to_target, _everywhere(level), self._runner.mode
-        values = [self._runner.classes[channel] for channel in self._channels]
+        values = self._runner.classes
         known = np.array([[v in pair.pair.classes for v in values] for pair in self._pairs])
         whole = []
         for pair, knows in zip(self._pairs, known, strict=True):
@@ -212,16 +212,21 @@ class _Masks:
     whole: list[np.ndarray]
     known: np.ndarray
 
-    def vote(self, index: int, number: int) -> np.ndarray:
-        """Return the mean mask of all pairs but one, (d, h, w) float32; `number` may be none's."""
+    def vote(self, channel: int, but: int | None = None) -> np.ndarray:
+        """Return the mean mask of all pairs that know a class, or of all but one, (d, h, w)."""
         others = [
-            mask[index]
+            mask[channel]
             for other, mask in enumerate(self.whole)
-            if other != number and self.known[other, index]
+            if other != but and self.known[other, channel]
         ]
         if not others:
             return np.zeros(self.whole[0].shape[1:], np.float32)
         return np.sum(others, axis=0, dtype=np.float32) / (255 * len(others))
+
+    def votes_at(self, number: int, chosen: np.ndarray) -> np.ndarray:
+        """Return the others' votes on a pair at flat indices, (n, channels) float32."""
+        channels = range(self.known.shape[1])
+        return np.stack([self.vote(c, number).reshape(-1)[chosen] for c in channels], axis=1)
 
     def answers(self, number: int, chosen: np.ndarray) -> np.ndarray:
         """Return a pair's masks at flat indices, (n, channels) float32; NaN for what it lacks."""
@@ -231,8 +236,40 @@ class _Masks:
         return found
 
 
-def _dice(found: np.ndarray, truth: np.ndarray) -> float:
-    return 2 * int((found & truth).sum()) / max(1, int(found.sum()) + int(truth.sum()))
+def _best_shares(
+    guesses: Sequence[np.ndarray],
+    votes: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return by channel the share of the looks that serves the pairs best, and the Dice reached.
+
+    Of every pair (n, channels): log odds by looks, votes, and answers, NaN where there is none; and
+    (n,) how many voxels each stands for.
+    """
+    channels = votes[0].shape[1]
+    best, reached = np.zeros(channels), np.zeros(channels)
+    for channel in range(channels):
+        scores = []
+        for guess, vote, answer, weight in zip(guesses, votes, answers, weights, strict=True):
+            truth = answer[:, channel]
+            if np.isnan(truth).any() or not (truth >= 0.5).any():
+                continue
+            looks, others = (
+                torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
+                for part in (expit(guess[:, channel]), vote[:, channel])
+            )
+            blends = [blend(looks, others, share).numpy() >= 0.5 for share in _SHARES]
+            scores.append([_dice(found, truth >= 0.5, weight) for found in blends])
+        # One pair has no others to judge by.
+        if len(scores) >= FEWEST:
+            mean = np.mean(scores, axis=0)
+            best[channel], reached[channel] = _SHARES[int(mean.argmax())], mean.max()
+    return best, reached
+
+
+def _dice(found: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> float:
+    return 2 * float(weight[found & truth].sum() / (weight[found].sum() + weight[truth].sum()))
 
 
 def _read(guesses: _Guesses, coarse: Level, level: Level) -> _Guesses:
@@ -243,9 +280,10 @@ def _read(guesses: _Guesses, coarse: Level, level: Level) -> _Guesses:
         whole = [
             sample(part, _as_float, to_coarse, _everywhere(level), "area").numpy() for part in guess
         ]
-        return np.stack(whole).astype(np.float16) if whole else np.zeros((0, *level.grid))
+        return np.stack(whole).astype(np.float16)
 
-    return _Guesses([read(guess) for guess in guesses.pairs], read(guesses.target))
+    pairs = [read(guess) for guess in guesses.pairs]
+    return _Guesses(pairs, read(guesses.target), guesses.share, guesses.dice)
 
 
 def _share(logits: np.ndarray) -> np.ndarray:
