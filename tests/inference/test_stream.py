@@ -200,9 +200,9 @@ def test_the_target_is_encoded_once_for_all_classes():
 
 def test_several_classes_equal_one_at_a_time():
     model, target, pairs = tiny_model(), scan(SHAPE, 0), pairs_for(SHAPE)
-    both = predict(model, target, pairs, align="none")
+    both = predict(model, target, pairs, align="none", prior="none")
     for channel, value in enumerate((1, 2)):
-        alone = predict(model, target, pairs, classes=(value,), align="none")
+        alone = predict(model, target, pairs, classes=(value,), align="none", prior="none")
         np.testing.assert_array_equal(alone.probability[0], both.probability[channel])
 
 
@@ -350,10 +350,10 @@ def test_windows_that_are_certain_are_left_at_the_coarse_prediction():
     # All but empty everywhere: nothing is left to refine.
     model.network.target_decoder.output_block.block[-1].bias.fill_(-9)
     calls = counted_decoder(model)
-    coarse = predict(model, target, pairs, align="none", stop_level=1)
+    coarse = predict(model, target, pairs, align="none", prior="none", stop_level=1)
     level_one = len(calls)
     calls.clear()
-    skipped = predict(model, target, pairs, align="none", skip=0.05)
+    skipped = predict(model, target, pairs, align="none", prior="none", skip=0.05)
     assert len(calls) == level_one == 2
     assert np.abs(skipped.probability - coarse.probability).max() <= 1 / 128
 

@@ -156,11 +156,11 @@ def test_a_small_budget_is_kept_and_changes_nothing(budget):
 def test_a_small_budget_keeps_the_coarse_level_first():
     model, pairs, target = tiny_model(), make_pairs(3), scan(SHAPE, 0)
     level_one = FeatureCache()
-    predict(model, target, pairs, align="none", cache=level_one, stop_level=1)
+    predict(model, target, pairs, align="none", prior="none", cache=level_one, stop_level=1)
     small = FeatureCache(level_one.nbytes)
-    predict(model, target, pairs, align="none", cache=small)
+    predict(model, target, pairs, align="none", prior="none", cache=small)
     counter = Counter(model)
-    predict(model, target, pairs, align="none", cache=small, stop_level=1)
+    predict(model, target, pairs, align="none", prior="none", cache=small, stop_level=1)
     assert (counter.target, counter.context, counter.decode) == (0, 0, 0)
 
 

@@ -48,8 +48,8 @@ def add_align_options(parser: argparse.ArgumentParser) -> None:
         "--prior",
         choices=("none", "vote", "appearance", "auto"),
         default="auto",
-        help="first guess: none as in the papers, the vote of the aligned labels, what places look "
-        "like, or 'auto': the vote where pairs are aligned, else the looks (default: %(default)s)",
+        help="first guess: none as in the papers, the vote of the aligned labels, what structures "
+        "look like and where they lie, or 'auto': what the pairs say (default: %(default)s)",
     )
 
 

@@ -10,7 +10,7 @@ better than the target's. Their mean serves for the target.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,22 +45,26 @@ _FEW = 6
 class _Guesses:
     """What is guessed on a level by looks: (channels, d, h, w) float16 for pairs and target.
 
-    `share` and `dice` (channels,): how far to follow the looks beside the vote, and the Dice that
-    the blend of both reached on pairs that it was not learnt from.
+    `votes`, of the same shape, is how the pairs' labels vote on the target. `share` and `dice`
+    (channels,): how far to follow the looks beside the vote, and the Dice that the blend of both
+    reached on pairs that it was not learnt from.
     """
 
     pairs: list[np.ndarray]
     target: np.ndarray
+    votes: np.ndarray
     share: np.ndarray
     dice: np.ndarray
 
     @property
     def nbytes(self) -> int:
-        return self.target.nbytes + sum(guess.nbytes for guess in self.pairs)
+        return sum(guess.nbytes for guess in (self.target, self.votes, *self.pairs))
 
 
 class Appearance:
     """What the places of a target look like to the pairs of a request.
+
+    All classes are learnt together: asked for alone, one of them may come out a little otherwise.
 
     Parameters
     ----------
@@ -82,7 +86,11 @@ class Appearance:
         otherwise: Guide | None = None,
     ) -> None:
         self._runner, self._check, self._otherwise = runner, check, otherwise
-        self._pairs = list(runner.pairs[:_MOST_PAIRS])
+        # In an order of their own, so that the result does not depend on that of the request.
+        pairs = sorted(
+            runner.pairs, key=lambda pair: (pair.image.volume.key, pair.label.volume.key)
+        )
+        self._pairs = pairs[:_MOST_PAIRS]
         each = len(self._pairs) * len(runner.classes)
         most = min(_MOST_VOXELS, _MOST_BYTES // each)
         self._levels = [level for level in levels if np.prod(level.grid) <= most]
@@ -120,7 +128,7 @@ class Appearance:
         if self._otherwise is not None:
             vote = self._otherwise.of(channel, level, rows)
         else:
-            vote = torch.from_numpy(self._masks(level).vote(channel)[rows])
+            vote = torch.from_numpy(found.votes[channel][rows].astype(np.float32))
         return blend(looks, vote, float(found.share[channel]))
 
     def _guessed(self, level: Level) -> _Guesses:
@@ -162,13 +170,13 @@ class Appearance:
                     guess = [*below.pairs, below.target][number][channel]
                     yield from maps_of_guess(guess.astype(np.float32), brief)
 
-        features, answers, weights, votes = [], [], [], []
+        features, answers, weights, voted = [], [], [], []
         for number, pair in enumerate(self._pairs):
             seen = pair.image.read_as(_ones, *place).numpy() > 0.5
             chosen, stands_for = draw(masks.whole[number], seen, number)
             features.append(np.stack([found.at(chosen) for found in maps(number)], axis=1))
             answers.append(masks.answers(number, chosen))
-            votes.append(masks.votes_at(number, chosen))
+            voted.append(masks.votes_at(number, chosen))
             weights.append(stands_for)
         count = len(self._pairs)
         parts = min(count, _MOST_PARTS)
@@ -177,7 +185,7 @@ class Appearance:
             features, answers, weights, [*learners, range(count)], self._check
         )
         guesses = [classifiers.logits_of(features[k], k % parts) for k in range(count)]
-        share, dice = _best_shares(guesses, votes, answers, weights)
+        share, dice = _best_shares(guesses, voted, answers, weights)
         is_last = level is self._levels[-1]
         pairs = []
         if not is_last:
@@ -185,7 +193,9 @@ class Appearance:
         # Below another level the target is guessed as the pairs are; on the last by all there is.
         those = [parts] if is_last else range(parts)
         target = _share(classifiers.logits(list(maps(count)), those))
-        return _Guesses(pairs, target, share, dice)
+        channels = range(len(self._runner.classes))
+        votes = np.stack([masks.vote(channel).astype(np.float16) for channel in channels])
+        return _Guesses(pairs, target, votes, share, dice)
 
     def _masks(self, level: Level) -> "_Masks":
         """Return the masks of all pairs."""
@@ -283,7 +293,7 @@ def _read(guesses: _Guesses, coarse: Level, level: Level) -> _Guesses:
         return np.stack(whole).astype(np.float16)
 
     pairs = [read(guess) for guess in guesses.pairs]
-    return _Guesses(pairs, read(guesses.target), guesses.share, guesses.dice)
+    return replace(guesses, pairs=pairs, target=read(guesses.target))
 
 
 def _share(logits: np.ndarray) -> np.ndarray:

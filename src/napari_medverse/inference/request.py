@@ -42,10 +42,10 @@ class Request:
     align : {"none", "rigid", "affine", "auto"}
         How pairs are brought to the target: "none" as in the papers (see `placement`).
     prior : {"none", "vote", "appearance", "auto"}
-        First autoregressive label: none as in the papers, the vote of the pairs' labels, or, for
-        structures that are known better by their looks than by place, what places look like
-        (`appearance`; two pairs at least). "auto": the vote where alignment found pairs that are
-        like the target, else the looks; none for published weights that are not aligned.
+        First autoregressive label: none as in the papers, the vote of the pairs' labels, or what
+        two pairs or more tell of a structure's looks and place (see `appearance.Appearance`).
+        "auto": the vote where alignment found pairs that are like the target, and, for weights of
+        ours and runs without `stop_level`, the looks.
     placement : {"auto", "turned", "alike", "content", "field", "spacing", "world"}
         Where a pair lies that is not aligned (see `grid.target_to_source`): the box of its content
         resized to that of the target's, its field of view resized to the target's ("alike": the

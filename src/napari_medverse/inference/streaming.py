@@ -132,6 +132,7 @@ class _Run:
         self.begun = time.perf_counter()
         self.windows_before = 0
         self.windows_in_all = 0
+        self.windows_said = 0
         self.units = Scaling(0.0, 1.0)
         self.looks: Appearance | None = None
 
@@ -355,8 +356,10 @@ class _Run:
         )
 
     def _say(self, message: str, done: int = 0) -> None:
+        # A sketch's windows are computed again, but no one likes to see less done than before.
+        self.windows_said = max(self.windows_said, done)
         if self.progress is not None:
-            self.progress(done, self.windows_in_all, message)
+            self.progress(self.windows_said, self.windows_in_all, message)
 
     def _check(self) -> None:
         if self.cancel is not None:

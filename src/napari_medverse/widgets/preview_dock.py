@@ -33,7 +33,7 @@ ALIGN_NAMES = {
 PRIOR_NAMES = {
     "auto": "auto",
     "vote": "aligned label vote",
-    "appearance": "what places look like",
+    "appearance": "looks and place",
     "none": "none, as in the papers",
 }
 
