@@ -87,10 +87,7 @@ class Appearance:
     ) -> None:
         self._runner, self._check, self._otherwise = runner, check, otherwise
         # In an order of their own, so that the result does not depend on that of the request.
-        pairs = sorted(
-            runner.pairs, key=lambda pair: (pair.image.volume.key, pair.label.volume.key)
-        )
-        self._pairs = pairs[:_MOST_PAIRS]
+        self._pairs = sorted(runner.pairs, key=lambda pair: pair.pair.key)[:_MOST_PAIRS]
         each = len(self._pairs) * len(runner.classes)
         most = min(_MOST_VOXELS, _MOST_BYTES // each)
         self._levels = [level for level in levels if np.prod(level.grid) <= most]
