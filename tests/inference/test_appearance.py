@@ -138,6 +138,21 @@ def test_probabilities_are_those_of_the_whole_scan():
     assert 1 / (1 + np.exp(-logits)) == pytest.approx(0.1, abs=0.04)
 
 
+def test_the_optimiser_is_torchs():
+    """Five steps on a quadratic, beside `torch.optim.AdamW`."""
+    generator = torch.Generator().manual_seed(0)
+    start, goal = (torch.randn(4, 3, generator=generator) for _ in range(2))
+    own, other = start.clone(), start.clone().requires_grad_()
+    adam = _appearance_fit._Adam([own])
+    reference = torch.optim.AdamW([other], 0.03, weight_decay=_appearance_fit._DECAY)
+    for _ in range(5):
+        adam.step([2 * (own - goal)], 0.03)
+        reference.zero_grad()
+        (other - goal).square().sum().backward()
+        reference.step()
+    torch.testing.assert_close(own, other.detach())
+
+
 def test_structures_that_move_are_known_by_their_looks(guessed):
     target, found, guides = guessed
     label = target.label.data

@@ -62,7 +62,13 @@ def test_a_window_is_fed_and_predicted_as_inference_does(align):
     fold = fold_of(model, heads, align)
     assert [level.windows for level in fold.plan] == [1, 1]
     expected = predict(
-        model, heads[0].image, heads[1:], classes=(1,), align=align, skip=0.0
+        model,
+        heads[0].image,
+        heads[1:],
+        classes=(1,),
+        align=align,
+        skip=0.0,
+        prior="none" if align == "none" else "vote",
     ).probability[0]
     found, level = fold.predict(1, fold.others, (14.5,) * 3)
     assert level.grid == (30, 30, 30)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from ._appearance_maps import Map
 
-#: voxels drawn from each structure of a pair, from around it, and from elsewhere
+#: voxels drawn from each structure of a pair, from around all, and from elsewhere; fewer of each
+#: pair where there are more than four
 DRAWN = 6000
 #: optimiser steps
 STEPS = 900
@@ -22,14 +23,19 @@ _HIDDEN = 64
 _BATCH = 512
 _RATE = 1e-2
 _DECAY = 0.05
+_BETAS = (0.9, 0.999)
+# Part of the steps during which the learning rate rises.
+_RISE = 0.3
 # Added to features, which have a standard deviation of 1, so that no one of them decides alone.
 _NOISE = 0.4
 _FARTHEST = 5.0
-_ROWS = 16
+_ROWS, _PIECE = 16, 1 << 14
 _SEED = 7
 
 
-def draw(masks: np.ndarray, seen: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    masks: np.ndarray, seen: np.ndarray, seed: int, most: int = DRAWN
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw voxels to learn from.
 
     Parameters
@@ -38,6 +44,10 @@ def draw(masks: np.ndarray, seen: np.ndarray, seed: int) -> tuple[np.ndarray, np
         (C, d, h, w) uint8, soft masks of up to 255.
     seen
         (d, h, w) bool, where the pair shows anything.
+    seed
+        Another one for each pair.
+    most
+        Voxels of each kind.
 
     Returns
     -------
@@ -53,7 +63,7 @@ def draw(masks: np.ndarray, seen: np.ndarray, seed: int) -> tuple[np.ndarray, np
     chosen, weights = [], []
     for kind in np.unique(kinds[kinds > -2]):
         where = np.flatnonzero(kinds == kind)
-        number = min(len(where), DRAWN)
+        number = min(len(where), most)
         chosen.append(rng.choice(where, number, replace=False))
         weights.append(np.full(number, len(where) / number, np.float32))
     return np.concatenate(chosen), np.concatenate(weights)
@@ -111,8 +121,7 @@ class Classifiers:
         y = y.nan_to_num()
         # A rare structure is learnt as soon as a common one.
         share = torch.stack([(w[rows] * y[rows]).mean(dim=0) for rows in own]).clamp_min(1e-6)
-        optimizer = torch.optim.AdamW(self._layers, _RATE, weight_decay=_DECAY)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, STEPS)
+        optimizer = _Adam(self._layers)
         for step in range(STEPS):
             if step % 50 == 0:
                 check()
@@ -124,10 +133,8 @@ class Classifiers:
             odds = _logits(self._layers, noisy)
             loss = F.binary_cross_entropy_with_logits(odds, y[rows], reduction="none")
             loss = (w[rows] * loss).mean(dim=1) / share
-            optimizer.zero_grad()
-            loss.mean(dim=1).sum().backward()
-            optimizer.step()
-            schedule.step()
+            slopes = torch.autograd.grad(loss.mean(dim=1).sum(), self._layers)
+            optimizer.step(slopes, _rate(step / STEPS))
 
     @torch.no_grad()
     def logits_of(self, features: np.ndarray, number: int) -> np.ndarray:
@@ -151,10 +158,15 @@ class Classifiers:
         found = np.empty((layers[-1].shape[-1], *shape), np.float32)
         for row in range(0, shape[0], _ROWS):
             last = min(row + _ROWS, shape[0])
-            columns = [torch.from_numpy(m.rows(row, last).reshape(-1)) for m in maps]
-            x = self._scaled(torch.stack(columns, dim=1))
-            mean = _logits(layers, x.expand(len(layers[0]), *x.shape)).mean(dim=0)
-            found[:, row:last] = mean.T.reshape(-1, last - row, *shape[1:]).numpy()
+            x = torch.empty((last - row) * shape[1] * shape[2], len(maps))
+            for column, each in zip(x.T, maps, strict=True):
+                column[:] = torch.from_numpy(each.rows(row, last).reshape(-1))
+            # In pieces: the hidden layers of all classifiers are larger than the maps.
+            mean = [
+                _logits(layers, self._scaled(part).expand(len(layers[0]), -1, -1)).mean(dim=0)
+                for part in x.split(_PIECE)
+            ]
+            found[:, row:last] = torch.cat(mean).T.reshape(-1, last - row, *shape[1:]).numpy()
         return found
 
     def _scaled(self, x: Tensor) -> Tensor:
@@ -169,6 +181,38 @@ def _fresh_layers(count: int, ends: tuple[int, int], random: torch.Generator) ->
         first = torch.randn(1, inputs, outputs, generator=random) * inputs**-0.5
         layers += [first.repeat(count, 1, 1), torch.zeros(count, 1, outputs)]
     return [layer.requires_grad_() for layer in layers]
+
+
+class _Adam:
+    """AdamW (Loshchilov and Hutter 2019).
+
+    torch's own brings its compiler with it, which takes a second and 70 MB in a process that only
+    predicts.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._parameters = parameters
+        self._means, self._squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+        self._count = 0
+
+    @torch.no_grad()
+    def step(self, slopes: Sequence[Tensor], rate: float) -> None:
+        self._count += 1
+        first, second = (1 - beta**self._count for beta in _BETAS)
+        for parameter, slope, mean, square in zip(
+            self._parameters, slopes, self._means, self._squares, strict=True
+        ):
+            mean.lerp_(slope, 1 - _BETAS[0])
+            square.mul_(_BETAS[1]).addcmul_(slope, slope, value=1 - _BETAS[1])
+            parameter.mul_(1 - rate * _DECAY)
+            parameter.addcdiv_(mean / first, (square / second).sqrt_().add_(1e-8), value=-rate)
+
+
+def _rate(share: float) -> float:
+    """Return the learning rate at a share of the steps: up for a third, then down, by cosines."""
+    if share < _RISE:
+        return _RATE * 0.5 * (1 - np.cos(np.pi * (share / _RISE * 0.9 + 0.1)))
+    return _RATE * 0.5 * (1 + np.cos(np.pi * (share - _RISE) / (1 - _RISE)))
 
 
 def _logits(layers: Sequence[Tensor], x: Tensor) -> Tensor:

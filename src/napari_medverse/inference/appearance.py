@@ -17,7 +17,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from ._appearance_fit import Classifiers, draw
+from ._appearance_fit import DRAWN, Classifiers, draw
 from ._appearance_maps import Map, maps_of_guess, maps_of_image
 from .feedback import Guide
 from .levels import Level
@@ -167,15 +167,16 @@ class Appearance:
                     guess = [*below.pairs, below.target][number][channel]
                     yield from maps_of_guess(guess.astype(np.float32), brief)
 
+        count = len(self._pairs)
+        most = DRAWN * 4 // max(4, count)
         features, answers, weights, voted = [], [], [], []
         for number, pair in enumerate(self._pairs):
             seen = pair.image.read_as(_ones, *place).numpy() > 0.5
-            chosen, stands_for = draw(masks.whole[number], seen, number)
+            chosen, stands_for = draw(masks.whole[number], seen, number, most)
             features.append(np.stack([found.at(chosen) for found in maps(number)], axis=1))
             answers.append(masks.answers(number, chosen))
             voted.append(masks.votes_at(number, chosen))
             weights.append(stands_for)
-        count = len(self._pairs)
         parts = min(count, _MOST_PARTS)
         learners = [[k for k in range(count) if k % parts != part] for part in range(parts)]
         classifiers = Classifiers(
