@@ -12,6 +12,7 @@ from napari_medverse.inference import (
     CancelToken,
     ContextPair,
     FeatureCache,
+    Volume,
     _appearance_fit,
     appearance,
     stream,
@@ -243,6 +244,21 @@ def test_cancel_is_obeyed_while_learning(monkeypatch):
     pairs = [specimen(n) for n in range(2)]
     with pytest.raises(Cancelled):
         predict(tiny_model(), specimen(9).image.data, pairs, align="none", cancel=token)
+
+
+def test_a_pair_that_lies_elsewhere_is_passed_over():
+    """By its affine; too few are left to learn from."""
+    far = np.eye(4)
+    far[:3, 3] = 1000
+    pairs = [specimen(n) for n in range(2)]
+    image, label = (Volume(part.data, far) for part in (pairs[1].image, pairs[1].label))
+    options = dict(align="none", placement="world", levels=1)
+    target = specimen(9).image.data
+    found = predict(tiny_model(), target, [pairs[0], ContextPair(image, label)], **options)
+    plain = predict(
+        tiny_model(), target, [pairs[0], ContextPair(image, label)], prior="none", **options
+    )
+    np.testing.assert_array_equal(found.probability, plain.probability)
 
 
 def used(model, pairs, **options):

@@ -23,6 +23,7 @@ from .feedback import Guide
 from .levels import Level
 from .runner import WindowRunner
 from .sampling import sample
+from .sources import PlacedPair
 from .trust import blend
 
 #: pairs needed: one to learn from and one to judge by
@@ -87,9 +88,10 @@ class Appearance:
     ) -> None:
         self._runner, self._check, self._otherwise = runner, check, otherwise
         # In an order of their own, so that the result does not depend on that of the request.
-        self._pairs = sorted(runner.pairs, key=lambda pair: pair.pair.key)[:_MOST_PAIRS]
-        each = len(self._pairs) * len(runner.classes)
-        most = min(_MOST_VOXELS, _MOST_BYTES // each)
+        within = [pair for pair in runner.pairs if self._seen(pair, levels[0]).any()]
+        self._pairs = sorted(within, key=lambda pair: pair.pair.key)[:_MOST_PAIRS]
+        each = max(1, len(self._pairs) * len(runner.classes))
+        most = min(_MOST_VOXELS, _MOST_BYTES // each) if len(self._pairs) >= FEWEST else 0
         self._levels = [level for level in levels if np.prod(level.grid) <= most]
         self._latest: tuple[int, _Guesses | None] = (0, None)
 
@@ -171,7 +173,7 @@ class Appearance:
         most = DRAWN * 4 // max(4, count)
         features, answers, weights, voted = [], [], [], []
         for number, pair in enumerate(self._pairs):
-            seen = pair.image.read_as(_ones, *place).numpy() > 0.5
+            seen = self._seen(pair, level)
             chosen, stands_for = draw(masks.whole[number], seen, number, most)
             features.append(np.stack([found.at(chosen) for found in maps(number)], axis=1))
             answers.append(masks.answers(number, chosen))
@@ -194,6 +196,11 @@ class Appearance:
         channels = range(len(self._runner.classes))
         votes = np.stack([masks.vote(channel).astype(np.float16) for channel in channels])
         return _Guesses(pairs, target, votes, share, dice)
+
+    def _seen(self, pair: PlacedPair, level: Level) -> np.ndarray:
+        """Return where a pair's field of view reaches on a level, (d, h, w) bool."""
+        place = level.grid_to_target, _everywhere(level), self._runner.mode
+        return pair.image.read_as(_ones, *place).numpy() > 0.5
 
     def _masks(self, level: Level) -> "_Masks":
         """Return the masks of all pairs."""
