@@ -155,7 +155,7 @@ class Appearance:
         return found
 
     def _made(self, level: Level, below: _Guesses | None) -> _Guesses:
-        place = level.grid_to_target, _everywhere(level), self._runner.mode
+        place = level.grid_to_target, level.indices, self._runner.mode
         images = [*(pair.image for pair in self._pairs), self._runner.target]
         masks = self._masks(level)
         brief = len(self._runner.classes) > _FEW
@@ -199,12 +199,12 @@ class Appearance:
 
     def _seen(self, pair: PlacedPair, level: Level) -> np.ndarray:
         """Return where a pair's field of view reaches on a level, (d, h, w) bool."""
-        place = level.grid_to_target, _everywhere(level), self._runner.mode
-        return pair.image.read_as(_ones, *place).numpy() > 0.5
+        place = level.grid_to_target, level.indices, self._runner.mode
+        return pair.image.reaches(*place).numpy()
 
     def _masks(self, level: Level) -> "_Masks":
         """Return the masks of all pairs."""
-        place = level.grid_to_target, _everywhere(level), self._runner.mode
+        place = level.grid_to_target, level.indices, self._runner.mode
         values = self._runner.classes
         known = np.array([[v in pair.pair.classes for v in values] for pair in self._pairs])
         whole = []
@@ -293,7 +293,7 @@ def _read(guesses: _Guesses, coarse: Level, level: Level) -> _Guesses:
 
     def read(guess: np.ndarray) -> np.ndarray:
         whole = [
-            sample(part, _as_float, to_coarse, _everywhere(level), "area").numpy() for part in guess
+            sample(part, _as_float, to_coarse, level.indices, "area").numpy() for part in guess
         ]
         return np.stack(whole).astype(np.float16)
 
@@ -305,13 +305,5 @@ def _share(logits: np.ndarray) -> np.ndarray:
     return expit(logits).astype(np.float16)
 
 
-def _everywhere(level: Level) -> list[np.ndarray]:
-    return [np.arange(side) for side in level.grid]
-
-
 def _as_float(part: np.ndarray) -> np.ndarray:
     return part.astype(np.float32)
-
-
-def _ones(part: np.ndarray) -> np.ndarray:
-    return np.ones(part.shape, np.float32)

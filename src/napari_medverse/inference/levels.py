@@ -65,6 +65,11 @@ class Level:
         return math.prod(len(starts) for starts in self.axis_starts)
 
     @property
+    def indices(self) -> list[np.ndarray]:
+        """All indices of `grid`, along each axis."""
+        return [np.arange(side) for side in self.grid]
+
+    @property
     def to_target(self) -> np.ndarray:
         """4x4 map from indices of `size` to target indices."""
         return scale_and_shift(self.scale, self.offset)

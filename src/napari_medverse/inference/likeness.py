@@ -142,7 +142,7 @@ class Likeness:
         """Return how much differences count for a class, learnt from the pairs that hold it."""
         if value not in self._sharpness:
             judged = [pair for pair in self._pairs if value in pair.pair.classes][:MOST_JUDGED]
-            place = self._coarse.grid_to_target, _everywhere(self._coarse), self._mode
+            place = self._coarse.grid_to_target, self._coarse.indices, self._mode
             masks = [pair.read_label(value, *place).numpy() for pair in judged]
             self._sharpness[value] = choose_sharpness(
                 masks, lambda i, j: self._between(judged[i], judged[j]), weights_of
@@ -152,7 +152,7 @@ class Likeness:
     def _between(self, one: PlacedPair, other: PlacedPair) -> np.ndarray:
         """How unlike one pair's image another's is, on the coarse level."""
         level = self._coarse
-        place = level.grid_to_target, _everywhere(level), self._mode
+        place = level.grid_to_target, level.indices, self._mode
 
         def measure() -> list[np.ndarray]:
             images = (pair.image.read(*place).numpy() for pair in (one, other))
@@ -201,10 +201,6 @@ class Likeness:
 
         target = read(self._target)
         return [local_difference(target, read(pair.image)) for pair in self._pairs]
-
-
-def _everywhere(level: Level) -> list[np.ndarray]:
-    return [np.arange(side) for side in level.grid]
 
 
 def _step(level: Level) -> int:

@@ -102,6 +102,10 @@ class PlacedImage:
             None if self.bend is None else self.bend.seen_from(grid_to_target),
         )
 
+    def reaches(self, grid_to_target: np.ndarray, indices: Indices, mode: Mode) -> Tensor:
+        """Return where the volume's field of view reaches at grid indices, bool."""
+        return self.read_as(_ones, grid_to_target, indices, mode) > 0.5
+
     @property
     def identity(self) -> tuple:
         """What determines every crop of this image, hashable."""
@@ -169,6 +173,10 @@ class PlacedPair:
         return self.label.read_as(
             lambda part: (part == value).astype(np.float32), grid_to_target, indices, mode
         )
+
+
+def _ones(part: np.ndarray) -> np.ndarray:
+    return np.ones(part.shape, np.float32)
 
 
 def tensor_digest(tensor: Tensor) -> str:

@@ -287,8 +287,7 @@ class _Run:
 
     def _feedback(self, engine: Engine, values: Tensor, level: Level, following: Level) -> Feedback:
         target = self.runner.target
-        indices = [np.arange(side) for side in level.grid]
-        coarse = target.read(level.grid_to_target, indices, engine.mode)
+        coarse = target.read(level.grid_to_target, level.indices, engine.mode)
         if engine.published:
             coarse = fed.aligned_resize(coarse[None], level.size)[0]
             return fed.published_feedback(values, coarse, following)

@@ -214,7 +214,7 @@ class Fold:
             feedback = Feedback(None, votes(first)[None], first.grid_to_target, first)
         for level, following in itertools.pairwise(levels):
             values = self._run(value, pairs, level, feedback, cancel)[None]
-            everywhere = [np.arange(side) for side in level.grid]
+            everywhere = level.indices
             coarse = self.target.read(level.grid_to_target, everywhere, self.engine.mode)
             feedback = native_feedback(values, coarse, level, following, "labels")
             if guided:
@@ -240,7 +240,7 @@ class Fold:
             read = (level.grid_to_target, indices, self.engine.mode)
             counts = weight * torch.from_numpy(local)
             votes = votes + counts * pair.read_label(value, *read)
-            voters = voters + counts * (pair.label.read_as(_ones, *read) > 0.5)
+            voters = voters + counts * pair.label.reaches(*read)
         return torch.where(voters > 0, votes / voters.clamp_min(1e-12), 0.0).clamp(0, 1)
 
     def _run(
@@ -340,10 +340,6 @@ def bent(rng: np.random.Generator, pair: PlacedPair) -> PlacedPair:
         similarity=0.9,
         field=field,
     )
-
-
-def _ones(part: NDArray) -> NDArray[np.float32]:
-    return np.ones(part.shape, np.float32)
 
 
 def _indices(level: Level) -> list[NDArray[np.integer]]:
