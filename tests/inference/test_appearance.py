@@ -238,6 +238,18 @@ def test_a_cache_spares_the_learning(monkeypatch):
         guess_of([ContextPair(pairs[0].image.data, edited), pairs[1]], target, cache=cache)
 
 
+def test_a_cache_tells_plans_of_levels_apart():
+    """What is guessed on a grid depends on the levels below and on whether one follows."""
+    pairs, target = [specimen(n) for n in range(2)], specimen(9).image.data
+    model, cache = tiny_model(), FeatureCache()
+    options = dict(align="none", prior="appearance", cache=cache)
+    predict(model, target, pairs, stop_level=1, **options)
+    predict(model, target, pairs, levels=1, **options)
+    warm = predict(model, target, pairs, **options)
+    cold = predict(model, target, pairs, **options | {"cache": None})
+    np.testing.assert_array_equal(warm.probability, cold.probability)
+
+
 def test_cancel_is_obeyed_while_learning(monkeypatch):
     token = CancelToken()
     monkeypatch.setattr(appearance, "draw", lambda *a: token.cancel() or draw(*a))

@@ -146,7 +146,10 @@ class Appearance:
         if cache is None:
             return self._made(level, below)
         pairs = tuple((pair.image.identity, pair.label.identity) for pair in self._pairs)
-        place = (level.grid_to_target.tobytes(), level.grid, runner.mode)
+        # A level's guess depends on those below, and the last one makes none of the pairs.
+        number = self._levels.index(level) + 1
+        steps = [(step.grid_to_target.tobytes(), step.grid) for step in self._levels[:number]]
+        place = (*steps, number == len(self._levels), runner.mode)
         key = ("appearance", runner.target.identity, pairs, runner.classes, place)
         found = cache.get(key, "guesses")
         if found is None:
