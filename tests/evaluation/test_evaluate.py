@@ -212,10 +212,25 @@ def test_evaluate_is_repeatable_and_can_be_cancelled(tmp_path, model):
     )
     assert once == again
     assert {row["structure"] for row in once} == {"label 1", "label 2"}
-    token = CancelToken()
-    token.cancel()
+    token, said = CancelToken(), []
+
+    def stop_at_the_third(line):
+        said.append(line)
+        if len(said) == 3:
+            token.cancel()
+
     with pytest.raises(Cancelled):
-        evaluate(tmp_path, None, model, settings=settings, cancel=token)
+        evaluate(
+            tmp_path,
+            tmp_path / "out",
+            model,
+            settings=settings,
+            cancel=token,
+            say=stop_at_the_third,
+        )
+    kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())["rows"]
+    # What was done is in the file: two structures of three predictions.
+    assert [row["method"] for row in kept] == [row["method"] for row in once[:6]]
 
 
 def test_settings_that_make_no_sense_are_refused():

@@ -15,6 +15,7 @@ from napari_medverse.inference import (
     Volume,
     _appearance_fit,
     appearance,
+    feedback,
     stream,
 )
 from napari_medverse.inference._appearance_fit import Classifiers, draw
@@ -59,20 +60,21 @@ def dice(found, truth):
 
 def guess_of(pairs, target, model=None, **options):
     """Return what the first level of a stream is given, (C, d, h, w)."""
-    seen = []
+    seen, whole = [], feedback.whole
 
-    class Spied(appearance.Appearance):
-        def on(self, level):
-            guess = super().on(level)
-            seen.append((guess, [self.guides(channel, level) for channel in range(len(guess))]))
-            return guess
+    def spied(guide, channel, level, dtype):
+        guess = whole(guide, channel, level, dtype)
+        if level.number == 1 and isinstance(guide, appearance.Appearance):
+            seen.append((guess, guide.guides(channel, level)))
+        return guess
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("napari_medverse.inference.streaming.Appearance", Spied)
+        patch.setattr(feedback, "whole", spied)
         predict(
             model or tiny_model(patch=32), target, pairs, align="none", placement="field", **options
         )
-    return seen[0]
+    guesses, guided = zip(*seen, strict=True)
+    return torch.stack(guesses), list(guided)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from ..inference.request import ALIGN
 from .options import DEFAULT_MODEL, ProgressLine, class_values
 
 
@@ -50,7 +51,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--align",
-        choices=("none", "rigid", "affine", "auto"),
+        choices=ALIGN,
         default="auto",
         help="how examples are brought to the target, as in 'predict' (default: %(default)s)",
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import MedverseError
+from ..inference.request import ALIGN, PRIOR
 from ..weights.registry import DEFAULT as DEFAULT_MODEL
 
 
@@ -39,14 +40,14 @@ def add_align_options(parser: argparse.ArgumentParser) -> None:
     """Add the choice of how contexts are brought to the target, and of the first guess."""
     parser.add_argument(
         "--align",
-        choices=("none", "rigid", "affine", "auto"),
+        choices=ALIGN,
         default="auto",
         help="register contexts to the target, 'none' as in the papers (weights of ours still turn "
         "a pair's axes where that clearly helps), 'auto' where it helps (default: %(default)s)",
     )
     parser.add_argument(
         "--prior",
-        choices=("none", "vote", "appearance", "auto"),
+        choices=PRIOR,
         default="auto",
         help="first guess: none as in the papers, the vote of the aligned labels, what structures "
         "look like and where they lie, or 'auto': what the pairs say (default: %(default)s)",

@@ -4,6 +4,7 @@ For every target, context size and draw, pairs are drawn from the dataset's othe
 of one draw are nested, so that a difference between sizes is not one between specimens.
 """
 
+import itertools
 import platform
 import time
 import zlib
@@ -17,6 +18,7 @@ from .. import __version__
 from ..errors import MedverseError
 from ..inference import CancelToken, ContextPair, FeatureCache, Volume, predict
 from ..inference.alignment import AlignmentCache
+from ..inference.request import ALIGN
 from ..io import write_json
 from ..io.datasets import Dataset, find_datasets
 from ..weights import as_model
@@ -82,7 +84,7 @@ class Settings:
         if self.draws < 1 or (self.targets is not None and self.targets < 1):
             raise MedverseError("at least one draw and one target are needed")
         for kind, given, known in (
-            ("align", self.align, ("none", "rigid", "affine", "auto")),
+            ("align", self.align, ALIGN),
             ("baseline", self.baselines, BASELINES),
             ("image task", self.image_tasks, tuple(DEGRADATIONS)),
         ):
@@ -129,7 +131,7 @@ def evaluate(
     data
         See `io.datasets.find_datasets`; two cases at least.
     out
-        Folder for `evaluation.json`, written anew after every dataset; None writes nothing.
+        Folder for `evaluation.json`, written anew after every prediction; None writes nothing.
     model
         From `load_model`, or a name or path for it.
     groups
@@ -149,7 +151,7 @@ def evaluate(
     MedverseError
         The folder, a file or an option cannot be used.
     Cancelled
-        The token was set; the file holds the datasets done.
+        The token was set; the file holds what was done.
     """
     settings = settings or Settings()
     model = as_model(model)
@@ -157,17 +159,16 @@ def evaluate(
         groups = read_specs(groups)
     say = say or (lambda line: None)
     report = Report(about=about_run(model, data, settings, options))
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
     for dataset in find_datasets(data, at_least=2):
         run = _Run(dataset, model, settings, cancel, say, options)
         spec = (groups or {}).get(dataset.name) or every_value(dataset, run.pairs)
         report.about["structures"][dataset.name] = spec.model_dump()["tasks"]
-        for row in run.labels(spec):
-            report.rows.append(row)
-        for row in run.images():
-            report.rows.append(row)
-        if out is not None:
-            Path(out).mkdir(parents=True, exist_ok=True)
-            write_json(Path(out) / "evaluation.json", report.as_json())
+        for rows in itertools.chain(run.labels(spec), run.images()):
+            report.rows.extend(rows)
+            if out is not None:
+                write_json(Path(out) / "evaluation.json", report.as_json())
     return report
 
 
@@ -190,8 +191,8 @@ class _Run:
         self.cache.alignments = AlignmentCache()
         self._alignment_seconds: dict[tuple[str, str], float] = {}
 
-    def labels(self, spec: DatasetSpec) -> Iterator[dict]:
-        """Yield a row for every structure of every prediction and baseline."""
+    def labels(self, spec: DatasetSpec) -> Iterator[list[dict]]:
+        """Yield for every prediction and baseline a row for each structure."""
         for task, structures in spec.tasks.items():
             pairs = [regrouped(pair, structures) for pair in self.pairs]
             for number, draw, size, chosen in self._draws():
@@ -207,15 +208,13 @@ class _Run:
                     pairs[number].image, context, classes, size
                 ):
                     self.say(f"{task}: {base['case']}, {size} pairs, {method}: {seconds:.1f} s")
+                    rows = []
                     for value, structure in enumerate(structures, start=1):
                         truth = pairs[number].label.data == value
                         scores = self._scores(labels == value, truth, pairs[number].image)
-                        yield (
-                            base
-                            | {"structure": structure, "method": method}
-                            | scores
-                            | {"seconds": seconds}
-                        )
+                        named = base | {"structure": structure, "method": method}
+                        rows.append(named | scores | {"seconds": seconds})
+                    yield rows
 
     def _methods(
         self, target: Volume, context: list[ContextPair], classes: tuple[int, ...], size: int
@@ -294,8 +293,8 @@ class _Run:
             **self.options,
         )
 
-    def images(self) -> Iterator[dict]:
-        """Yield a row for every image task and target."""
+    def images(self) -> Iterator[list[dict]]:
+        """Yield the row of every image task and target."""
         settings = self.settings
         size = min(settings.image_contexts, len(self.pairs) - 1)
         for task in settings.image_tasks:
@@ -313,7 +312,7 @@ class _Run:
                 self.say(f"{task}: {spoilt.name}, {size} pairs: {seconds:.1f} s")
                 before = metrics.psnr(spoilt.data, clean, 1.0)
                 after = metrics.psnr(found, clean, 1.0)
-                yield {
+                row = {
                     "dataset": self.dataset.name,
                     "task": task,
                     "case": spoilt.name,
@@ -328,6 +327,7 @@ class _Run:
                     "ssim": metrics.ssim(found, clean, 1.0),
                     "seconds": seconds,
                 }
+                yield [row]
 
     def _spoilt(self, index: int, task: str) -> ContextPair:
         pair = self.pairs[index]

@@ -26,11 +26,9 @@ from ._registration_warp import warp
 from .cancel import CancelToken
 from .context import ContextPair
 from .grid import target_to_source
+from .request import ALIGN, Align
 from .volume import Volume
 
-Method = Literal["none", "rigid", "affine", "auto"]
-
-_METHODS = ("none", "rigid", "affine", "auto")
 _METRICS = ("auto", "correlation", "mutual")
 # Below this correlation the two may be of different modalities.
 _DOUBTFUL = 0.5
@@ -167,7 +165,7 @@ class AlignedPair:
 def align_pair(
     target: Volume,
     pair: ContextPair,
-    method: Method = "auto",
+    method: Align = "auto",
     *,
     metric: Literal["auto", "correlation", "mutual"] = "auto",
     deformable: bool | None = None,
@@ -217,8 +215,8 @@ def align_pair(
     Deterministic, on one thread. SimpleITK releases Python's lock, so several pairs can be
     aligned at a time (`align_pairs`).
     """
-    if method not in _METHODS:
-        raise MedverseError(f"align must be one of {', '.join(_METHODS)}; got {method!r}")
+    if method not in ALIGN:
+        raise MedverseError(f"align must be one of {', '.join(ALIGN)}; got {method!r}")
     if metric not in _METRICS:
         raise MedverseError(f"metric must be one of {', '.join(_METRICS)}; got {metric!r}")
     check = (lambda: None) if cancel is None else cancel.check
@@ -253,7 +251,7 @@ def align_pair(
 def align_pairs(
     target: Volume,
     pairs: Sequence[ContextPair],
-    method: Method = "auto",
+    method: Align = "auto",
     *,
     workers: int | None = None,
     report: Callable[[int, AlignedPair], None] | None = None,
@@ -292,7 +290,7 @@ def align_pairs(
 
 
 def _register(
-    target: Volume, image: Volume, method: Method, metric: str, deformable: bool, check: Check
+    target: Volume, image: Volume, method: Align, metric: str, deformable: bool, check: Check
 ) -> Alignment:
     grow = np.diag([scale_between(target, image)] * 3 + [1.0])
     still = scan(target)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ._appearance_fit import DRAWN, Classifiers, draw
 from ._appearance_maps import Map, maps_of_guess, maps_of_image
+from .cache import kept
 from .feedback import Guide
 from .levels import Level
 from .runner import WindowRunner
@@ -108,12 +109,6 @@ class Appearance:
         adds = self._otherwise is None or found.share[channel] > 0
         return bool(adds and found.dice[channel] >= _LEAST_DICE)
 
-    def on(self, level: Level) -> Tensor:
-        """Return the guesses of a level, (C, d, h, w) float32; 0 where none is made."""
-        rows = np.arange(level.grid[0])
-        channels = range(len(self._runner.classes))
-        return torch.stack([self.of(channel, level, rows) for channel in channels])
-
     def of(self, channel: int, level: Level, rows: np.ndarray) -> Tensor:
         """Return the guess of a channel on rows of a level, (rows, h, w) float32 in 0..1."""
         if not self.guides(channel, level):
@@ -142,20 +137,15 @@ class Appearance:
 
     def _recalled(self, level: Level, below: _Guesses | None) -> _Guesses:
         """Return what the cache holds of a level, or guess."""
-        cache, runner = self._runner.cache, self._runner
-        if cache is None:
-            return self._made(level, below)
+        runner = self._runner
         pairs = tuple((pair.image.identity, pair.label.identity) for pair in self._pairs)
         # A level's guess depends on those below, and the last one makes none of the pairs.
         number = self._levels.index(level) + 1
         steps = [(step.grid_to_target.tobytes(), step.grid) for step in self._levels[:number]]
         place = (*steps, number == len(self._levels), runner.mode)
         key = ("appearance", runner.target.identity, pairs, runner.classes, place)
-        found = cache.get(key, "guesses")
-        if found is None:
-            found = self._made(level, below)
-            cache.put(key, found, found.nbytes, "guesses", (0, level.number, 0))
-        return found
+        rank = (0, level.number, 0)
+        return kept(runner.cache, key, "guesses", rank, lambda: self._made(level, below))
 
     def _made(self, level: Level, below: _Guesses | None) -> _Guesses:
         place = level.grid_to_target, level.indices, self._runner.mode

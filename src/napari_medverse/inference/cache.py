@@ -188,6 +188,23 @@ class FeatureCache:
             self._nbytes -= entry.nbytes
 
 
+def kept(
+    cache: FeatureCache | None,
+    key: Hashable,
+    kind: str,
+    rank: tuple,
+    make: Callable[[], Fact],
+    size_of: Callable[[Fact], int] = lambda value: value.nbytes,
+) -> Fact:
+    """Return what the cache holds by a key; else make it and store it; see `FeatureCache.put`."""
+    found = None if cache is None else cache.get(key, kind)
+    if found is None:
+        found = make()
+        if cache is not None:
+            cache.put(key, found, size_of(found), kind, rank)
+    return found
+
+
 def recalled(cache: FeatureCache | None, key: Hashable, find: Callable[[], Fact]) -> Fact:
     """Return the small fact that a cache remembers by a key; else find and remember it."""
     found = None if cache is None else cache.recall(key)

@@ -114,6 +114,15 @@ class Guide(Protocol):
         """Return a channel's probability on consecutive rows of a level, (rows, h, w)."""
 
 
+def whole(guide: Guide, channel: int, level: Level, dtype: torch.dtype) -> Tensor:
+    """Return what a guide knows of a channel on a whole level, (d, h, w)."""
+    found = torch.empty(level.grid, dtype=dtype)
+    # Piece by piece: the weights of all pairs are at hand for one piece at a time.
+    for rows in slabs(level):
+        found[rows[0] : rows[-1] + 1] = guide.of(channel, level, rows)
+    return found
+
+
 class GuidedFeedback(Feedback):
     """A guide in place of the coarse prediction, for the channels that it guides.
 
@@ -137,9 +146,7 @@ class GuidedFeedback(Feedback):
         for channel in range(len(self._labels)):
             if guide.guides(channel, level):
                 # Half precision: on a large target this is as large as the prediction itself.
-                whole = self._guided[channel] = torch.empty(level.grid, dtype=torch.float16)
-                for rows in slabs(level):
-                    whole[rows[0] : rows[-1] + 1] = guide.of(channel, level, rows)
+                self._guided[channel] = whole(guide, channel, level, torch.float16)
 
     def read_label(self, channel: int, indices: Indices) -> Tensor:
         """Return what is fed back of a channel at grid indices."""

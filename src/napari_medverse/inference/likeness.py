@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
-from .cache import FeatureCache
+from .cache import FeatureCache, kept
 from .levels import Level
 from .sampling import Mode
 from .sharpness import MOST_JUDGED, choose_sharpness
@@ -182,15 +182,8 @@ class Likeness:
         self, key: tuple, measure: Callable[[], list[np.ndarray]], level: Level
     ) -> list[np.ndarray]:
         """Return what the cache holds by a key, or measure it."""
-        if self._cache is None:
-            return measure()
-        found = self._cache.get(key, "vote weights")
-        if found is None:
-            found = measure()
-            size = sum(part.nbytes for part in found)
-            rank = (0 if level.number == 1 else 1, level.number, 0)
-            self._cache.put(key, found, size, "vote weights", rank)
-        return found
+        rank = (0 if level.number == 1 else 1, level.number, 0)
+        return kept(self._cache, key, "vote weights", rank, measure, _nbytes)
 
     def _measured(self, level: Level) -> list[np.ndarray]:
         step = _step(level)
@@ -201,6 +194,10 @@ class Likeness:
 
         target = read(self._target)
         return [local_difference(target, read(pair.image)) for pair in self._pairs]
+
+
+def _nbytes(parts: list[np.ndarray]) -> int:
+    return sum(part.nbytes for part in parts)
 
 
 def _step(level: Level) -> int:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -19,9 +19,7 @@ Align = Literal["none", "rigid", "affine", "auto"]
 Prior = Literal["none", "vote", "appearance", "auto"]
 Placement = Literal["auto", "turned", "alike", "content", "field", "spacing", "world"]
 
-_ALIGN = ("none", "rigid", "affine", "auto")
-_PRIOR = ("none", "vote", "appearance", "auto")
-_PLACEMENT = ("auto", "turned", "alike", "content", "field", "spacing", "world")
+ALIGN, PRIOR, PLACEMENT = (get_args(choices) for choices in (Align, Prior, Placement))
 _run_ids = itertools.count(1)
 
 
@@ -117,9 +115,9 @@ class Request:
         return self.pairs[0].task if self.pairs else "labels"
 
     def _check_options(self) -> None:
-        _check_choice("align", self.align, _ALIGN)
-        _check_choice("prior", self.prior, _PRIOR)
-        _check_choice("placement", self.placement, _PLACEMENT)
+        _check_choice("align", self.align, ALIGN)
+        _check_choice("prior", self.prior, PRIOR)
+        _check_choice("placement", self.placement, PLACEMENT)
         _check_count("mini_context", self.mini_context)
         for name in ("levels", "stop_level"):
             if getattr(self, name) is not None:

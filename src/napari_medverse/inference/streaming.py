@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import MedverseError
@@ -297,9 +298,10 @@ class _Run:
     def _first_feedback(self, level: Level) -> Feedback | None:
         if self.guide is None:
             return None
+        channels = range(len(self.runner.classes))
         return Feedback(
             None,
-            self.guide.on(level),
+            torch.stack([fed.whole(self.guide, c, level, torch.float32) for c in channels]),
             level.grid_to_target,
             level,
             lambda channel: self.guide.guides(channel, level),

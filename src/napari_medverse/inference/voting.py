@@ -9,7 +9,6 @@ from torch import Tensor
 
 from . import trust
 from .cache import FeatureCache
-from .canvas import slabs
 from .engine import Engine
 from .feedback import Feedback
 from .levels import Level
@@ -62,16 +61,6 @@ class Voting:
     def guides(self, channel: int, level: Level) -> bool:
         """Whether there is a vote; see `feedback.Guide`."""
         return True
-
-    def on(self, level: Level) -> Tensor:
-        """Return the vote of every channel on a level's grid, (C, d, h, w)."""
-        # Piece by piece: the weights of all pairs are at hand for one piece at a time.
-        return torch.stack(
-            [
-                torch.cat([self.of(channel, level, rows) for rows in slabs(level)])
-                for channel in range(len(self._runner.classes))
-            ]
-        )
 
     def of(self, channel: int, level: Level, rows: np.ndarray) -> Tensor:
         """Return the vote of the pairs that hold a channel's class, on rows of a level.

@@ -148,13 +148,11 @@ class Fold:
     ) -> Window:
         """Return the window of level ``number`` (1-based) around a target index.
 
-        The level before is predicted on its window around the same place.
+        What inference feeds it is the vote, or the levels before, which are predicted on their
+        windows around the same place.
         """
         levels = [cut_at(level, centre) for level in self.plan[:number]]
-        # Of the levels before, the last is predicted and the ones before it are left to the vote:
-        # the difference is slight, and a step costs a third less at three levels.
-        needed = levels[-2:] if any_alike(pairs) else levels
-        feedback = self._feedback(value, pairs, needed, cancel)
+        feedback = self._feedback(value, pairs, levels, cancel)
         level, mode = levels[-1], self.engine.mode
         indices = _indices(level)
         grid = level.grid_to_target
@@ -201,25 +199,32 @@ class Fold:
         cancel: CancelToken | None,
     ) -> Feedback | None:
         """Return what inference feeds the last of the levels; see `inference.streaming`."""
-        likeness = Likeness(self.target, pairs, levels[0], self.engine.mode)
-
-        def votes(level: Level, rows: NDArray[np.integer] | None = None) -> Tensor:
-            rows = np.arange(level.grid[0]) if rows is None else rows
-            return self._vote(value, pairs, likeness, level, rows)
-
+        if any_alike(pairs):
+            return self._guided(value, pairs, levels)
         feedback = None
-        guided = any_alike(pairs)
-        if guided:
-            first = levels[0]
-            feedback = Feedback(None, votes(first)[None], first.grid_to_target, first)
         for level, following in itertools.pairwise(levels):
             values = self._run(value, pairs, level, feedback, cancel)[None]
-            everywhere = level.indices
-            coarse = self.target.read(level.grid_to_target, everywhere, self.engine.mode)
-            feedback = native_feedback(values, coarse, level, following, "labels")
-            if guided:
-                feedback = GuidedFeedback(feedback, _OneVote(votes))
+            feedback = native_feedback(values, self._seen_on(level), level, following, "labels")
         return feedback
+
+    def _guided(self, value: int, pairs: Sequence[PlacedPair], levels: Sequence[Level]) -> Feedback:
+        """Return the vote as feedback, which leaves no use for coarse predictions."""
+        likeness = Likeness(self.target, pairs, levels[0], self.engine.mode)
+
+        def votes(level: Level, rows: NDArray[np.integer]) -> Tensor:
+            return self._vote(value, pairs, likeness, level, rows)
+
+        *_, level = levels
+        if len(levels) == 1:
+            whole = votes(level, np.arange(level.grid[0]))
+            return Feedback(None, whole[None], level.grid_to_target, level)
+        before = levels[-2]
+        unpredicted = torch.zeros(1, *before.grid)
+        plain = Feedback(self._seen_on(before), unpredicted, before.grid_to_target, level)
+        return GuidedFeedback(plain, _OneVote(votes))
+
+    def _seen_on(self, level: Level) -> Tensor:
+        return self.target.read(level.grid_to_target, level.indices, self.engine.mode)
 
     def _vote(
         self,

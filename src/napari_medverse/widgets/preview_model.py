@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from psygnal import SignalGroupDescriptor
 
+from ..inference import request
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     from .frames import Picture
 
-ALIGN = ("auto", "affine", "rigid", "none")
-PRIOR = ("auto", "vote", "appearance", "none")
+# The choice that suits most stands first.
+ALIGN, PRIOR = request.ALIGN[::-1], request.PRIOR[::-1]
 SHOW = ("labels", "probability")
 NO_MODEL = ""
 #: of Iris weights, with what people call it
