@@ -323,3 +323,21 @@ def test_the_networks_own_answer_comes_first():
     np.testing.assert_array_equal(frames[0].values, list(plain)[-1].values)
     assert frames[0].level == 1 and not frames[0].final
     assert frames[-1].final and not np.array_equal(frames[1].values, frames[0].values)
+
+
+def test_looks_and_vote_are_mixed_where_the_pairs_find_them_alike():
+    """Two pairs, three classes of which looks are sure: the vote is right, misses half, and is
+    of a class that one pair alone holds."""
+    answers = np.repeat(np.eye(2, dtype=np.float32), 50, axis=0)
+    answer = np.stack([answers[:, 0]] * 3, axis=1)
+    looks = np.where(answer > 0.5, 9.0, -9.0).astype(np.float32)
+    vote = answer.copy()
+    vote[:25, 1] = 0
+    other = answer.copy()
+    other[:, 2] = np.nan
+    share, dice = appearance._best_shares(
+        [looks, looks], [vote, vote], [answer, other], [np.ones(100, np.float32)] * 2
+    )
+    # All shares serve the first class alike, those of a half and more the second.
+    assert share.tolist() == [0.5, 0.75, 0]
+    assert dice.tolist() == [1, 1, 0]

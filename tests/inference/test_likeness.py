@@ -13,7 +13,7 @@ from napari_medverse.inference.likeness import (
     weights_of,
 )
 from napari_medverse.inference.normalise import Scaling
-from napari_medverse.inference.sharpness import SHARPNESSES, UNKNOWN, choose_sharpness
+from napari_medverse.inference.sharpness import SHARPNESSES, UNKNOWN, believed, choose_sharpness
 from napari_medverse.inference.sources import PlacedImage, PlacedPair
 
 LEVEL = plan_levels((16,) * 3, (1.0,) * 3, (16,) * 3, 8)[-1]
@@ -108,3 +108,12 @@ def test_sharpness_follows_what_the_images_tell_of_a_class():
 def test_a_class_that_no_pair_shows_on_the_coarse_level_gets_the_usual_sharpness():
     empty = [np.zeros((4, 4, 4), np.float32)] * 3
     assert choose_sharpness(empty, lambda i, j: empty[0], lambda step, power: step) == UNKNOWN
+
+
+def test_of_three_pairs_half_is_believed():
+    weights = [np.float32([1.0]), np.float32([2.0]), np.float32([9.0])]
+    shares = np.concatenate(believed(iter(weights), 3))
+    # 1/12, 2/12 and 9/12, each half way to a third.
+    np.testing.assert_allclose(shares / shares.sum(), [5 / 24, 6 / 24, 13 / 24])
+    assert [float(w[0]) for w in believed(iter(weights[:2]), 2)] == [1, 2]
+    assert [float(w[0]) for w in believed(iter(weights), 4)] == [1, 2, 9]

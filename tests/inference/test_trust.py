@@ -55,6 +55,11 @@ def test_a_network_that_finds_what_registration_misses_is_followed():
     assert trust.measure(engine(Threshold()), specimens(4), 1.0) > 0.7
 
 
+def test_of_three_pairs_half_is_believed():
+    everyone, three = (trust.measure(engine(Threshold()), specimens(n), 1.0) for n in (4, 3))
+    assert three == everyone / 2
+
+
 def test_a_network_that_spoils_the_vote_is_not_followed():
     assert trust.measure(engine(Threshold(invert=True)), specimens(4, shift=0), 1.0) < 0.3
 

@@ -15,6 +15,7 @@ from .levels import Level
 from .likeness import Likeness
 from .request import Request
 from .runner import WindowRunner
+from .sharpness import believed
 from .sources import PlacedPair
 
 # No vote where no pair correlates with the target at least so much.
@@ -77,12 +78,13 @@ class Voting:
             pair.as_aligned(self._request.target) for pair in itertools.compress(pairs, holds)
         ]
         local = itertools.compress(self._likeness.on(level, rows, value), holds)
+        weights = (w * part for w, part in zip(similarity_weights(voters), local, strict=True))
         first, *others = level.grid_offset
         first += float(rows[0]) * level.grid_scale[0]
         share = label_vote(
             voters,
             value,
-            (whole * part for whole, part in zip(similarity_weights(voters), local, strict=True)),
+            believed(weights, len(voters)),
             shape=(len(rows), *level.grid[1:]),
             scale=level.grid_scale,
             offset=(first, *others),

@@ -34,6 +34,7 @@ from napari_medverse.inference.placing import (
 from napari_medverse.inference.prior import similarity_weights
 from napari_medverse.inference.request import Request
 from napari_medverse.inference.runner import WindowRunner
+from napari_medverse.inference.sharpness import believed
 from napari_medverse.inference.sources import PlacedImage, PlacedPair
 from napari_medverse.inference.voting import any_alike
 from napari_medverse.training.anatomy.noise import small_rotation, smooth_noise
@@ -241,9 +242,10 @@ class Fold:
         indices = [rows, *(np.arange(side) for side in level.grid[1:])]
         whole = similarity_weights([pair.as_aligned(self.pair.image) for pair in pairs])
         votes = voters = torch.zeros([len(index) for index in indices])
-        for pair, weight, local in zip(pairs, whole, likeness.on(level, rows, value), strict=True):
-            read = (level.grid_to_target, indices, self.engine.mode)
-            counts = weight * torch.from_numpy(local)
+        local = map(torch.from_numpy, likeness.on(level, rows, value))
+        weights = (weight * part for weight, part in zip(whole, local, strict=True))
+        read = (level.grid_to_target, indices, self.engine.mode)
+        for pair, counts in zip(pairs, believed(weights, len(pairs)), strict=True):
             votes = votes + counts * pair.read_label(value, *read)
             voters = voters + counts * pair.label.reaches(*read)
         return torch.where(voters > 0, votes / voters.clamp_min(1e-12), 0.0).clamp(0, 1)
