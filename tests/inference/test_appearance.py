@@ -335,9 +335,8 @@ def test_looks_and_vote_are_mixed_where_the_pairs_find_them_alike():
     vote[:25, 1] = 0
     other = answer.copy()
     other[:, 2] = np.nan
-    share, dice = appearance._best_shares(
-        [looks, looks], [vote, vote], [answer, other], [np.ones(100, np.float32)] * 2
-    )
+    drawn = [appearance._Drawn(looks, a, vote, np.ones(100, np.float32)) for a in (answer, other)]
+    share, dice = appearance._best_shares([looks, looks], drawn)
     # All shares serve the first class alike, those of a half and more the second.
     assert share.tolist() == [0.5, 0.75, 0]
     assert dice.tolist() == [1, 1, 0]

@@ -151,47 +151,62 @@ class Appearance:
         return kept(runner.cache, key, "guesses", rank, lambda: self._made(level, below))
 
     def _made(self, level: Level, below: _Guesses | None) -> _Guesses:
-        place = level.grid_to_target, level.indices, self._runner.mode
-        images = [*(pair.image for pair in self._pairs), self._runner.target]
-        masks = self._masks(level)
-        brief = len(self._runner.classes) > _FEW
-
-        def maps(number: int) -> Iterator[Map]:
-            self._check()
-            yield from maps_of_image(images[number].read(*place).numpy())
-            for channel in range(len(self._runner.classes)):
-                yield from maps_of_guess(masks.vote(channel, number), brief)
-                if below is not None:
-                    guess = [*below.pairs, below.target][number][channel]
-                    yield from maps_of_guess(guess.astype(np.float32), brief)
-
-        count = len(self._pairs)
-        most = DRAWN * 4 // max(4, count)
-        features, answers, weights, voted = [], [], [], []
-        for number, pair in enumerate(self._pairs):
-            seen = self._seen(pair, level)
-            chosen, stands_for = draw(masks.whole[number], seen, number, most)
-            features.append(np.stack([found.at(chosen) for found in maps(number)], axis=1))
-            answers.append(masks.answers(number, chosen))
-            voted.append(masks.votes_at(number, chosen))
-            weights.append(stands_for)
+        masks, count = self._masks(level), len(self._pairs)
+        drawn = [self._drawn(level, below, masks, number) for number in range(count)]
         parts = min(count, _MOST_PARTS)
         learners = [[k for k in range(count) if k % parts != part] for part in range(parts)]
         classifiers = Classifiers(
-            features, answers, weights, [*learners, range(count)], self._check
+            [each.features for each in drawn],
+            [each.answers for each in drawn],
+            [each.stands_for for each in drawn],
+            [*learners, range(count)],
+            self._check,
         )
-        guesses = [classifiers.logits_of(features[k], k % parts) for k in range(count)]
-        share, dice = _best_shares(guesses, voted, answers, weights)
-        is_last = level is self._levels[-1]
-        pairs = []
-        if not is_last:
-            pairs = [_share(classifiers.logits(list(maps(k)), [k % parts])) for k in range(count)]
+        judged = [classifiers.logits_of(drawn[k].features, k % parts) for k in range(count)]
+        share, dice = _best_shares(judged, drawn)
+
+        def guess(number: int, those: Sequence[int]) -> np.ndarray:
+            maps = list(self._maps(level, below, masks, number))
+            return expit(classifiers.logits(maps, those)).astype(np.float16)
+
         # Below another level the target is guessed as the pairs are; on the last by all there is.
-        those = [parts] if is_last else range(parts)
-        target = _share(classifiers.logits(list(maps(count)), those))
+        is_last = level is self._levels[-1]
+        pairs = [] if is_last else [guess(k, [k % parts]) for k in range(count)]
+        target = guess(count, [parts] if is_last else range(parts))
         channels = range(len(self._runner.classes))
         votes = np.stack([masks.vote(channel).astype(np.float16) for channel in channels])
         return _Guesses(pairs, target, votes, share, dice)
+
+    def _drawn(
+        self, level: Level, below: _Guesses | None, masks: "_Masks", number: int
+    ) -> "_Drawn":
+        """Draw voxels of a pair."""
+        most = DRAWN * 4 // max(4, len(self._pairs))
+        seen = self._seen(self._pairs[number], level)
+        chosen, stands_for = draw(masks.whole[number], seen, number, most)
+        maps = self._maps(level, below, masks, number)
+        return _Drawn(
+            np.stack([found.at(chosen) for found in maps], axis=1),
+            masks.answers(number, chosen),
+            masks.votes_at(number, chosen),
+            stands_for,
+        )
+
+    def _maps(
+        self, level: Level, below: _Guesses | None, masks: "_Masks", number: int
+    ) -> Iterator[Map]:
+        """Yield what is looked at of a pair, or of the target, whose number is next."""
+        self._check()
+        images = [*(pair.image for pair in self._pairs), self._runner.target]
+        classes = range(len(self._runner.classes))
+        brief = len(classes) > _FEW
+        image = images[number].read(level.grid_to_target, level.indices, self._runner.mode)
+        yield from maps_of_image(image.numpy())
+        for channel in classes:
+            yield from maps_of_guess(masks.vote(channel, number), brief)
+            if below is not None:
+                guess = [*below.pairs, below.target][number][channel]
+                yield from maps_of_guess(guess.astype(np.float32), brief)
 
     def _seen(self, pair: PlacedPair, level: Level) -> np.ndarray:
         """Return where a pair's field of view reaches on a level, (d, h, w) bool."""
@@ -247,31 +262,41 @@ class _Masks:
         return found
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Drawn:
+    """Voxels drawn from a pair, float32: (n, features), its own answers and the others' votes
+    (n, channels), and (n,) how many voxels each stands for.
+
+    Answers are NaN where the pair does not know a class.
+    """
+
+    features: np.ndarray
+    answers: np.ndarray
+    votes: np.ndarray
+    stands_for: np.ndarray
+
+
 def _best_shares(
-    guesses: Sequence[np.ndarray],
-    votes: Sequence[np.ndarray],
-    answers: Sequence[np.ndarray],
-    weights: Sequence[np.ndarray],
+    guesses: Sequence[np.ndarray], drawn: Sequence[_Drawn]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return by channel the share of the looks that serves the pairs best, and the Dice reached.
 
-    Of every pair (n, channels): log odds by looks, votes, and answers, NaN where there is none; and
-    (n,) how many voxels each stands for.
+    `guesses` are log odds by looks of the voxels drawn from every pair, (n, channels).
     """
-    channels = votes[0].shape[1]
+    channels = guesses[0].shape[1]
     best, reached = np.zeros(channels), np.zeros(channels)
     for channel in range(channels):
         scores = []
-        for guess, vote, answer, weight in zip(guesses, votes, answers, weights, strict=True):
-            truth = answer[:, channel]
+        for guess, voxels in zip(guesses, drawn, strict=True):
+            truth = voxels.answers[:, channel]
             if np.isnan(truth).any() or not (truth >= 0.5).any():
                 continue
             looks, others = (
                 torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
-                for part in (expit(guess[:, channel]), vote[:, channel])
+                for part in (expit(guess[:, channel]), voxels.votes[:, channel])
             )
             blends = [blend(looks, others, share).numpy() >= 0.5 for share in _SHARES]
-            scores.append([_dice(found, truth >= 0.5, weight) for found in blends])
+            scores.append([_dice(found, truth >= 0.5, voxels.stands_for) for found in blends])
         # One pair has no others to judge by.
         if len(scores) >= FEWEST:
             mean = np.mean(scores, axis=0)
@@ -296,10 +321,6 @@ def _read(guesses: _Guesses, coarse: Level, level: Level) -> _Guesses:
 
     pairs = [read(guess) for guess in guesses.pairs]
     return replace(guesses, pairs=pairs, target=read(guesses.target))
-
-
-def _share(logits: np.ndarray) -> np.ndarray:
-    return expit(logits).astype(np.float16)
 
 
 def _as_float(part: np.ndarray) -> np.ndarray:
