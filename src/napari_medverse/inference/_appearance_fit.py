@@ -106,7 +106,8 @@ class Classifiers:
             ]
             random = torch.Generator().manual_seed(_SEED)
             self._layers = _fresh_layers(len(own), (x.shape[1], y.shape[1]), random)
-            self._learn(self._scaled(x), y, w[:, None], own, random, check)
+            # In place: of many pairs the features take tens of megabytes.
+            self._learn(self._scale(x), y, w[:, None], own, random, check)
 
     def _learn(
         self,
@@ -139,7 +140,7 @@ class Classifiers:
     @torch.no_grad()
     def logits_of(self, features: np.ndarray, number: int) -> np.ndarray:
         """Return the log odds of voxels by one of the classifiers, (n, C) float32."""
-        x = self._scaled(torch.from_numpy(features))
+        x = self._scale(torch.from_numpy(features.copy()))
         return _logits([layer[number : number + 1] for layer in self._layers], x[None])[0].numpy()
 
     @torch.no_grad()
@@ -163,14 +164,15 @@ class Classifiers:
                 column[:] = torch.from_numpy(each.rows(row, last).reshape(-1))
             # In pieces: the hidden layers of all classifiers are larger than the maps.
             mean = [
-                _logits(layers, self._scaled(part).expand(len(layers[0]), -1, -1)).mean(dim=0)
+                _logits(layers, self._scale(part).expand(len(layers[0]), -1, -1)).mean(dim=0)
                 for part in x.split(_PIECE)
             ]
             found[:, row:last] = torch.cat(mean).T.reshape(-1, last - row, *shape[1:]).numpy()
         return found
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        return ((x - self._mean) / self._spread).clamp_(-_FARTHEST, _FARTHEST)
+    def _scale(self, x: Tensor) -> Tensor:
+        """Scale features in place."""
+        return x.sub_(self._mean).div_(self._spread).clamp_(-_FARTHEST, _FARTHEST)
 
 
 def _fresh_layers(count: int, ends: tuple[int, int], random: torch.Generator) -> list[Tensor]:
