@@ -8,11 +8,11 @@ import torch
 
 from napari_medverse import ContextPair, load_model, predict
 from napari_medverse.errors import Cancelled, MedverseError
-from napari_medverse.inference import CancelToken, FeatureCache
+from napari_medverse.inference import CancelToken, FeatureCache, stream
 from napari_medverse.inference.engine import Engine
 from napari_medverse.training.adapt import adapt
-from napari_medverse.training.adapt_loop import AdaptSettings, worth
-from napari_medverse.training.held_out import hold_out, leave_one_out_dice
+from napari_medverse.training.adapt_loop import AdaptSettings, Scores
+from napari_medverse.training.held_out import coarse_dice, hold_out, leave_one_out_dice
 from napari_medverse.training.leave_one_out import Fold, bent
 from napari_medverse.weights import Model, ModelConfig, available, info
 from napari_medverse.weights.importing import write
@@ -140,10 +140,40 @@ def test_held_out_boxes_show_every_class(pairs):
 
 
 def test_a_loss_of_one_class_is_not_paid_for_by_another():
-    before = {1: 0.8, 2: 0.9}
-    assert worth({1: 0.85, 2: 0.9}, before) > worth(before, before)
-    assert worth({1: 0.85, 2: 0.85}, before) < worth(before, before)
-    assert worth({}, {}) == 0
+    before = Scores({1: 0.8, 2: 0.9}, {1: 0.6, 2: 0.7})
+
+    def worth(first, second, *alone):
+        alone = dict(enumerate(alone, start=1)) or before.alone
+        return Scores({1: first, 2: second}, alone).worth(before)
+
+    same = worth(0.8, 0.9)
+    assert worth(0.85, 0.9) > same
+    assert worth(0.85, 0.85) < same
+    # The network alone counts, but pays for nothing.
+    assert worth(0.8, 0.9, 0.7, 0.7) > same > worth(0.8, 0.9, 0.65, 0.65)
+    assert worth(0.8, 0.89, 0.9, 0.9) < same
+    assert Scores({}, {}).worth(Scores({}, {})) == 0
+
+
+def test_the_network_alone_is_scored_without_the_vote():
+    heads = [specimen(seed, 30) for seed in range(3)]
+    model = tiny(patch=24)
+    fold = fold_of(model, heads, "rigid")
+    fold.boxes = [(slice(0, 30),) * 3]
+    found = coarse_dice([fold], (1, 2), most=2)
+    # By the public API: everything is held out, and the first level is the whole scan.
+    frame = next(stream(model, heads[0].image, heads[1:], prior="none", align="rigid", skip=0.0))
+    assert frame.level == 1
+    for value, predicted in zip((1, 2), frame.values, strict=True):
+        truth = fold.own.read_label(
+            value, fold.plan[0].grid_to_target, fold.plan[0].indices, "area"
+        )
+        predicted, truth = predicted >= 0.5, truth.numpy() >= 0.5
+        dice = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
+        assert found[value] == pytest.approx(dice, abs=0.02)
+    # With the vote it is another.
+    votes = leave_one_out_dice([fold], (1, 2), most=2)
+    assert any(abs(votes[value] - found[value]) > 0.05 for value in (1, 2))
 
 
 def test_it_learns_and_keeps_the_best_under_a_name(pairs):
@@ -169,9 +199,10 @@ def test_it_learns_and_keeps_the_best_under_a_name(pairs):
     fractions = [p.fraction for p in said]
     assert fractions == sorted(fractions) and fractions[-1] == 1
     assert said[0].before is None and said[-1].before == pytest.approx(before)
-    # the whole scan by the public API, too
-    new = predict(load_model("mine"), specimen(9).image, pairs, align="none").labels
-    old = predict(model, specimen(9).image, pairs, align="none").labels
+    # the whole scan by the public API, too; looks would find it without good weights
+    options = {"align": "none", "prior": "none"}
+    new = predict(load_model("mine"), specimen(9).image, pairs, **options).labels
+    old = predict(model, specimen(9).image, pairs, **options).labels
     truth = specimen(9).label.data
     assert (new == truth).mean() > (old == truth).mean()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from napari_medverse import __version__
@@ -34,6 +35,8 @@ class Adapted:
         Under which the weights are kept.
     before, after
         Leave-one-out Dice of each class, unadapted and as kept.
+    before_alone, after_alone
+        The same on the coarsest level without a vote: what the weights alone can do.
     steps
         Training steps behind the weights kept; 0: training gained nothing, they are the unadapted.
     seconds
@@ -43,6 +46,8 @@ class Adapted:
     name: str
     before: dict[int, float]
     after: dict[int, float]
+    before_alone: dict[int, float]
+    after_alone: dict[int, float]
     steps: int
     seconds: float
 
@@ -53,6 +58,12 @@ class Adapted:
             for value, dice in self.after.items()
         ]
         found = f"'{self.name}': Dice on held-out parts of the pairs: {', '.join(parts)}"
+        if self.after_alone:
+            alone = (
+                float(np.mean(list(dice.values())))
+                for dice in (self.after_alone, self.before_alone)
+            )
+            found += "; coarsely without a first guess {:.3f} (before: {:.3f})".format(*alone)
         if not self.steps:
             found += "; training gained nothing there, so these are the unadapted weights"
         return found + "."
@@ -117,7 +128,15 @@ def adapt(
     started = clock()
     loop = AdaptLoop(own, list(context), classes, settings, progress, cancel, clock)
     loop.run()
-    result = Adapted(name, loop.before, loop.after, loop.best_step, clock() - started)
+    result = Adapted(
+        name,
+        loop.before.usual,
+        loop.after.usual,
+        loop.before.alone,
+        loop.after.alone,
+        loop.best_step,
+        clock() - started,
+    )
     described = own.config.model_copy(
         update={"provenance": _provenance(own, context, classes, settings, result)}
     )
@@ -147,6 +166,10 @@ def _own_copy(model: str | Model, device: str) -> Model:
     return own
 
 
+def _rounded(found: dict[int, float]) -> dict[str, float]:
+    return {str(value): round(dice, 4) for value, dice in found.items()}
+
+
 def _provenance(
     own: Model,
     pairs: ContextSet,
@@ -167,8 +190,10 @@ def _provenance(
         "steps": result.steps,
         "minutes": round(result.seconds / 60, 2),
         "leave-one-out Dice": {
-            "unadapted": {str(value): round(dice, 4) for value, dice in result.before.items()},
-            "adapted": {str(value): round(dice, 4) for value, dice in result.after.items()},
+            "unadapted": _rounded(result.before),
+            "adapted": _rounded(result.after),
+            "unadapted, coarse, no vote": _rounded(result.before_alone),
+            "adapted, coarse, no vote": _rounded(result.after_alone),
         },
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -18,7 +18,7 @@ from napari_medverse.paths import cache_folder
 from napari_medverse.training import losses
 from napari_medverse.training.augment import augment_pair
 from napari_medverse.training.config import AugmentationSettings
-from napari_medverse.training.held_out import hold_out, leave_one_out_dice
+from napari_medverse.training.held_out import coarse_dice, hold_out, leave_one_out_dice
 from napari_medverse.training.leave_one_out import Fold, Window
 from napari_medverse.training.state import Average, parameter_groups
 from napari_medverse.weights.loading import Model
@@ -34,6 +34,8 @@ _CAUTION = 1.3
 _WARM_UP = 5
 _LAST_RATE = 0.05
 _CLIP = 1.0
+# A class may usually lose so much Dice, which boxes do not measure more exactly.
+_ALLOWED = 0.003
 # What a logit is set to where the loss must not look: background for certain.
 _NOTHING = -30.0
 
@@ -60,6 +62,9 @@ class AdaptSettings:
         Windows in a step.
     finest
         Share of windows at full resolution.
+    alone
+        Share of windows without a vote, half of them with contexts that are not registered: what
+        never works without, forgets how.
     contexts
         Most context pairs in an episode.
     boxes
@@ -85,6 +90,7 @@ class AdaptSettings:
     lr: float = 5e-4
     tasks: int = 2
     finest: float = 0.7
+    alone: float = 0.4
     contexts: int = 3
     boxes: int = 6
     scores: int = 4
@@ -94,6 +100,32 @@ class AdaptSettings:
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
             raise MedverseError(f"minutes must be a number above 0, got {self.minutes}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Leave-one-out Dice of each class: as predictions usually go, and of the network alone.
+
+    See `held_out.leave_one_out_dice` and `held_out.coarse_dice`.
+    """
+
+    usual: dict[int, float]
+    alone: dict[int, float]
+
+    def worth(self, before: Scores) -> float:
+        """Return mean Dice less what was lost: a loss counts twice, lest one pays for another.
+
+        What the network alone gains pays for nothing that is usually lost: that is worth less than
+        nothing.
+        """
+        usual, alone = (
+            np.array([(dice, was[value]) for value, dice in now.items()]).reshape(-1, 2)
+            for now, was in ((self.usual, before.usual), (self.alone, before.alone))
+        )
+        if (usual[:, 1] - usual[:, 0] > _ALLOWED).any():
+            return -1.0
+        now, was = np.concatenate([usual, alone]).T
+        return float(now.mean() - np.maximum(was - now, 0).mean()) if len(now) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +154,7 @@ class AdaptLoop:
     best_step
         Steps behind them; 0 for the unadapted weights.
     before, after
-        Leave-one-out Dice of each class, unadapted and of `best`.
+        Leave-one-out scores, unadapted and of `best`.
     """
 
     def __init__(
@@ -142,8 +174,7 @@ class AdaptLoop:
         self._step = 0
         self.best: dict[str, Tensor] = {}
         self.best_step = 0
-        self.before: dict[int, float] = {}
-        self.after: dict[int, float] = {}
+        self.before = self.after = Scores({}, {})
 
     def run(self) -> None:
         """Do all the work.
@@ -200,8 +231,11 @@ class AdaptLoop:
         number = len(fold.plan)
         if number > 1 and rng.random() >= self.settings.finest:
             number = int(rng.integers(1, number))
-        pairs = fold.context(rng, value, self.settings.contexts)
-        window = fold.window(value, pairs, fold.place(rng, value), number, self._cancel)
+        alone = rng.random() < self.settings.alone
+        loose = alone and rng.random() < 0.5
+        pairs = fold.context(rng, value, self.settings.contexts, loose)
+        place = fold.place(rng, value)
+        window = fold.window(value, pairs, place, number, self._cancel, guided=not alone)
         return window.with_contexts(
             augment_pair(rng, image.numpy(), label.numpy(), _AUGMENTATION)
             for image, label in window.contexts
@@ -278,16 +312,17 @@ class AdaptLoop:
 
     # ---- measuring
 
-    def _score(self) -> dict[int, float]:
+    def _score(self) -> Scores:
         self._say("measuring on held-out parts")
-        return leave_one_out_dice(self._folds, self.classes, self.settings.contexts, self._cancel)
+        asked = self._folds, self.classes, self.settings.contexts, self._cancel
+        return Scores(leave_one_out_dice(*asked), coarse_dice(*asked))
 
     def _check(self) -> bool:
         """Measure the averaged weights; keep them if they are the best so far."""
         self._average.swap(self._network)
         try:
             found = self._score()
-            better = worth(found, self.before) > worth(self.after, self.before)
+            better = found.worth(self.before) > self.after.worth(self.before)
             if better:
                 self.after, self.best_step, self.best = found, self._step, self._state()
         finally:
@@ -310,7 +345,7 @@ class AdaptLoop:
         steps = self.settings.steps
         share = self._step / steps if steps else self._time_used()
         before, best = (
-            float(np.mean(list(found.values()))) if found else None
+            float(np.mean(list(found.usual.values()))) if found.usual else None
             for found in (self.before, self.after)
         )
         self._report(AdaptProgress(min(share, 1.0), text, before, best))
@@ -318,11 +353,3 @@ class AdaptLoop:
     def _check_cancel(self) -> None:
         if self._cancel is not None:
             self._cancel.check()
-
-
-def worth(found: dict[int, float], before: dict[int, float]) -> float:
-    """Return mean Dice less what classes lost: a loss counts twice, lest one pays for another."""
-    if not found:
-        return 0.0
-    lost = [max(0.0, before[value] - dice) for value, dice in found.items()]
-    return float(np.mean(list(found.values())) - np.mean(lost))

@@ -68,6 +68,29 @@ def leave_one_out_dice(
     return {value: 2 * both[value] / total[value] for value in classes if total[value]}
 
 
+def coarse_dice(
+    folds: Sequence[Fold], classes: Sequence[int], most: int, cancel: CancelToken | None = None
+) -> dict[int, float]:
+    """Return the Dice of each class that the network alone reaches on the first level.
+
+    No vote is fed to it; measured in the held-out boxes, on the level's own voxels.
+    """
+    both, total = dict.fromkeys(classes, 0), dict.fromkeys(classes, 0)
+    for number, fold in enumerate(folds):
+        centre = [side / 2 for side in fold.pair.image.shape]
+        for value in classes:
+            if value not in fold.pair.classes:
+                continue
+            pairs = fold.context(np.random.default_rng([number, value]), value, most)
+            found, level = fold.predict(value, pairs, centre, cancel, number=1, guided=False)
+            place = level.grid_to_target, level.indices, fold.engine.mode
+            held = ~fold.counting(level, level.indices)
+            found, truth = (part >= 0.5 for part in (found, fold.own.read_label(value, *place)))
+            both[value] += int((found & truth & held).sum())
+            total[value] += int((found & held).sum()) + int((truth & held).sum())
+    return {value: 2 * both[value] / total[value] for value in classes if total[value]}
+
+
 def _candidates(fold: Fold) -> list[tuple[slice, slice, slice]]:
     """Boxes a little apart from each other, each within one window of the finest level."""
     axes = []

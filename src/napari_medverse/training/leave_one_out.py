@@ -76,16 +76,24 @@ class Fold:
     pair, others
         The target and its truth; the context, placed on the target. With no others the pair
         itself, bent at random, serves as context.
+    loose
+        The others as they are placed without registration; None: as `others`.
     """
 
     def __init__(
-        self, engine: Engine, pair: ContextPair, others: Sequence[PlacedPair], cache: FeatureCache
+        self,
+        engine: Engine,
+        pair: ContextPair,
+        others: Sequence[PlacedPair],
+        cache: FeatureCache,
+        loose: Sequence[PlacedPair] | None = None,
     ) -> None:
         self.engine, self.pair = engine, pair
         scaling = intensity(pair.image, engine.config, cache)
         self.target = place_target(pair.image, scaling)
         self.own = PlacedPair(pair, self.target, place_target(pair.label, scaling))
         self.others = tuple(others)
+        self.loose = self.others if loose is None else tuple(loose)
         self.plan = engine.plan(pair.image, None, None)
         self.boxes: list[tuple[slice, slice, slice]] = []
         self._places: dict[int, NDArray[np.integer]] = {}
@@ -110,15 +118,23 @@ class Fold:
         if not others:
             return cls(engine, pair, (), cache)
         request = Request(pair.image, tuple(others), align=align)
-        aligned = None
-        if align != "none":
-            with Aligning(request, cache, cancel) as aligning:
-                aligned = aligning.result(lambda _: None)
-        return cls(engine, pair, place_pairs(request, engine.config, cache, aligned), cache)
+        loose = place_pairs(request, engine.config, cache)
+        if align == "none":
+            return cls(engine, pair, loose, cache)
+        with Aligning(request, cache, cancel) as aligning:
+            aligned = aligning.result(lambda _: None)
+        others = place_pairs(request, engine.config, cache, aligned)
+        return cls(engine, pair, others, cache, loose)
 
-    def context(self, rng: np.random.Generator, value: int, most: int) -> list[PlacedPair]:
-        """Draw pairs that hold a class: all of them half of the time, else a few."""
-        able = [other for other in self.others if value in other.pair.classes]
+    def context(
+        self, rng: np.random.Generator, value: int, most: int, loose: bool = False
+    ) -> list[PlacedPair]:
+        """Draw pairs that hold a class: all of them half of the time, else a few.
+
+        ``loose`` ones lie as they do without registration.
+        """
+        others = self.loose if loose else self.others
+        able = [other for other in others if value in other.pair.classes]
         if not able:
             return [bent(rng, self.own) for _ in range(int(rng.integers(1, 4)))]
         count = len(able) if rng.random() < 0.5 else int(rng.integers(1, len(able) + 1))
@@ -146,14 +162,15 @@ class Fold:
         centre: Sequence[float],
         number: int,
         cancel: CancelToken | None = None,
+        guided: bool = True,
     ) -> Window:
         """Return the window of level ``number`` (1-based) around a target index.
 
         What inference feeds it is the vote, or the levels before, which are predicted on their
-        windows around the same place.
+        windows around the same place; the latter also if it is not to be ``guided``.
         """
         levels = [cut_at(level, centre) for level in self.plan[:number]]
-        feedback = self._feedback(value, pairs, levels, cancel)
+        feedback = self._feedback(value, pairs, levels, cancel, guided)
         level, mode = levels[-1], self.engine.mode
         indices = _indices(level)
         grid = level.grid_to_target
@@ -171,7 +188,7 @@ class Fold:
             ar_image,
             ar_label,
             self.own.read_label(value, grid, indices, mode),
-            self._counting(level, indices),
+            self.counting(level, indices),
         )
 
     def predict(
@@ -180,16 +197,25 @@ class Fold:
         pairs: Sequence[PlacedPair],
         centre: Sequence[float],
         cancel: CancelToken | None = None,
+        number: int | None = None,
+        guided: bool = True,
     ) -> tuple[Tensor, Level]:
-        """Predict the finest level's window around a target index as inference does.
+        """Predict a window around a target index as inference does.
+
+        Parameters
+        ----------
+        number
+            Of the level, 1-based; None for the finest.
+        guided
+            See `window`.
 
         Returns
         -------
         Tensor, Level
             (d, h, w) on the grid of the level, which is cut to the window.
         """
-        levels = [cut_at(level, centre) for level in self.plan]
-        feedback = self._feedback(value, pairs, levels, cancel)
+        levels = [cut_at(level, centre) for level in self.plan[:number]]
+        feedback = self._feedback(value, pairs, levels, cancel, guided)
         return self._run(value, pairs, levels[-1], feedback, cancel), levels[-1]
 
     def _feedback(
@@ -198,9 +224,10 @@ class Fold:
         pairs: Sequence[PlacedPair],
         levels: Sequence[Level],
         cancel: CancelToken | None,
+        guided: bool,
     ) -> Feedback | None:
         """Return what inference feeds the last of the levels; see `inference.streaming`."""
-        if any_alike(pairs):
+        if guided and any_alike(pairs):
             return self._guided(value, pairs, levels)
         feedback = None
         for level, following in itertools.pairwise(levels):
@@ -269,7 +296,8 @@ class Fold:
         # A copy: what is made in inference mode must not reach a recorded graph.
         return output.values[inside].clone()
 
-    def _counting(self, level: Level, indices: list[NDArray[np.integer]]) -> Tensor:
+    def counting(self, level: Level, indices: Sequence[NDArray[np.integer]]) -> Tensor:
+        """Return where a level's voxels are not held out, (d, h, w) bool."""
         counts = np.ones([len(index) for index in indices], bool)
         places = [
             offset + scale * index
