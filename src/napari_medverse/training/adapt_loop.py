@@ -35,7 +35,7 @@ _WARM_UP = 5
 _LAST_RATE = 0.05
 _CLIP = 1.0
 # A class may usually lose so much Dice, which boxes do not measure more exactly.
-_ALLOWED = 0.003
+_ALLOWED = 0.005
 # What a logit is set to where the loss must not look: background for certain.
 _NOTHING = -30.0
 
@@ -87,7 +87,7 @@ class AdaptSettings:
     classes: tuple[int, ...] | None = None
     align: str = "auto"
     seed: int = 0
-    lr: float = 5e-4
+    lr: float = 3e-4
     tasks: int = 2
     finest: float = 0.7
     alone: float = 0.4
@@ -233,6 +233,9 @@ class AdaptLoop:
             number = int(rng.integers(1, number))
         alone = rng.random() < self.settings.alone
         loose = alone and rng.random() < 0.5
+        # A finer level without a vote takes predictions of all levels before it.
+        if alone and rng.random() < 0.5:
+            number = 1
         pairs = fold.context(rng, value, self.settings.contexts, loose)
         place = fold.place(rng, value)
         window = fold.window(value, pairs, place, number, self._cancel, guided=not alone)
