@@ -54,8 +54,9 @@ WHY = """What is not met, and why:
 - 8 classes over one: they cannot be computed together, since the context U-Net and the decoder see
   the label; only what images alone tell is shared. For many classes take Iris weights, which do 15
   in 1.13 times the time of one.
-- 16 pairs over one: the arrays of 15 more pairs and a cache that fills up to its budget; without a
-  cache it is 1.109 (485 and 437 MB, by hand).
+- 16 pairs over one: the arrays of 15 more pairs, a cache that fills up to its budget, and the looks
+  learnt from the pairs, of which a single pair has none (1.18 before looks; without a cache, too,
+  1.109, by hand).
 - Stalls: one step of the window's own, when the preview's layer is added and napari makes its
   controls and shaders (by software on a virtual screen); the first study imports torch.
 """

@@ -92,7 +92,7 @@ def _judged(engine: Engine, crops: Crops, sharpness: float, check: Callable[[], 
         scores.append([_dice(blend(predicted, vote, share), mask) for share in SHARES])
     mean = np.mean(scores, axis=0)
     found = float(np.mean(np.asarray(SHARES)[mean >= mean.max() - _ALIKE]))
-    # Three vote better on the target than two do here, so of three pairs half is believed: on five
+    # Three vote better on the target than two do here, so of three pairs half is believed: on four
     # made-up brains 0.003 better in the mean.
     return found / 2 if len(crops) == FEWEST else found
 
