@@ -49,8 +49,8 @@ WHY = """What is not met, and why:
   times; int8, 7.3, was not tried.
 - Neuroverse3D, `exact`: 2.23 times at 64^3 with one context, 1.86 at 128^3 with eight; maps larger
   than 64 MB are mapped and cleared by the system each time (a quarter of all processor time).
-- A slice in view: levels are finished one after the other, so all 28 coarse windows come before the
-  25 that meet it, and these are 0.35 of the work.
+- A slice in view: levels are finished one after the other, so all 28 coarse windows, and what is
+  learnt from the pairs for every level, come before the 25 windows that meet it.
 - 8 classes over one: they cannot be computed together, since the context U-Net and the decoder see
   the label; only what images alone tell is shared. For many classes take Iris weights, which do 15
   in 1.13 times the time of one.
