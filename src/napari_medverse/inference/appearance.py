@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ._appearance_fit import DRAWN, Classifiers, draw
 from ._appearance_maps import Map, maps_of_guess, maps_of_image
-from .cache import kept
+from .cache import kept, nbytes_of
 from .feedback import Guide
 from .levels import Level
 from .runner import WindowRunner
@@ -50,20 +50,22 @@ _FEW = 6
 class _Guesses:
     """What is guessed on a level by looks: (channels, d, h, w) float16 for pairs and target.
 
-    `votes`, of the same shape, is how the pairs' labels vote on the target. `share` and `dice`
+    `votes`, of the same shape, is how the pairs' labels vote on the target; None where another
+    guide tells. `share` and `dice`
     (channels,): how far to follow the looks beside the vote, and the Dice that the blend of both
     reached on pairs that it was not learnt from.
     """
 
     pairs: list[np.ndarray]
     target: np.ndarray
-    votes: np.ndarray
+    votes: np.ndarray | None
     share: np.ndarray
     dice: np.ndarray
 
     @property
     def nbytes(self) -> int:
-        return sum(guess.nbytes for guess in (self.target, self.votes, *self.pairs))
+        votes = [] if self.votes is None else [self.votes]
+        return nbytes_of([self.target, *votes, *self.pairs])
 
 
 class Appearance:
@@ -145,7 +147,7 @@ class Appearance:
         # A level's guess depends on those below, and the last one makes none of the pairs.
         number = self._levels.index(level) + 1
         steps = [(step.grid_to_target.tobytes(), step.grid) for step in self._levels[:number]]
-        place = (*steps, number == len(self._levels), runner.mode)
+        place = (*steps, number == len(self._levels), runner.mode, self._otherwise is None)
         key = ("appearance", runner.target.identity, pairs, runner.classes, place)
         rank = (0, level.number, 0)
         return kept(runner.cache, key, "guesses", rank, lambda: self._made(level, below))
@@ -173,8 +175,10 @@ class Appearance:
         is_last = level is self._levels[-1]
         pairs = [] if is_last else [guess(k, [k % parts]) for k in range(count)]
         target = guess(count, [parts] if is_last else range(parts))
-        channels = range(len(self._runner.classes))
-        votes = np.stack([masks.vote(channel).astype(np.float16) for channel in channels])
+        votes = None
+        if self._otherwise is None:
+            channels = range(len(self._runner.classes))
+            votes = np.stack([masks.vote(channel).astype(np.float16) for channel in channels])
         return _Guesses(pairs, target, votes, share, dice)
 
     def _drawn(

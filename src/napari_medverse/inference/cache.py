@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -186,6 +186,11 @@ class FeatureCache:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._nbytes -= entry.nbytes
+
+
+def nbytes_of(parts: Iterable[Any]) -> int:
+    """Return the bytes of several arrays."""
+    return sum(part.nbytes for part in parts)
 
 
 def kept(

@@ -123,6 +123,17 @@ def whole(guide: Guide, channel: int, level: Level, dtype: torch.dtype) -> Tenso
     return found
 
 
+def first_feedback(guide: Guide, channels: int, level: Level) -> Feedback:
+    """Make the feedback for a first level: a guide's word, and no coarse target."""
+    return Feedback(
+        None,
+        torch.stack([whole(guide, c, level, torch.float32) for c in range(channels)]),
+        level.grid_to_target,
+        level,
+        lambda channel: guide.guides(channel, level),
+    )
+
+
 class GuidedFeedback(Feedback):
     """A guide in place of the coarse prediction, for the channels that it guides.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import MedverseError
 from . import strategies
-from .cache import FeatureCache
+from .cache import FeatureCache, kept, nbytes_of
 from .cancel import CancelToken
 from .context import ContextPair
 from .engine import Engine
@@ -189,32 +189,30 @@ class IrisDesk:
         if not held:
             return []
         key = ("task embeddings", *self._identity(pair.image), pair.label.key, tuple(held))
-        known = None if self.cache is None else self.cache.get(key, "task embeddings")
-        if known is None:
+
+        def make() -> tuple[Tensor, Tensor]:
             features = self._features(pair.image)
-            embeddings = self.encode(features, self._masks(pair, held))
-            known = embeddings, self.image_vector(features)
-            if self.cache is not None:
-                nbytes = sum(t.nbytes for t in known)
-                self.cache.put(key, known, nbytes, "task embeddings", (0, 0, number))
+            return self.encode(features, self._masks(pair, held)), self.image_vector(features)
+
+        rank = (0, 0, number)
+        embeddings, vector = kept(self.cache, key, "task embeddings", rank, make, nbytes_of)
         name = pair.name or f"pair {number + 1}"
         return [
-            Candidate(name, number, value, embedding, known[1])
-            for value, embedding in zip(held, known[0], strict=True)
+            Candidate(name, number, value, embedding, vector)
+            for value, embedding in zip(held, embeddings, strict=True)
         ]
 
     def _features(self, volume: Volume):
         key = ("image features", *self._identity(volume))
-        known = None if self.cache is None else self.cache.get(key, "image features")
-        if known is None:
+
+        def make():
             self.check()
             scaling = intensity(volume, self.engine.config, self.cache)
             image = self.view(volume).read_image(volume, scaling).to(self.engine.device)
             with torch.no_grad(), self._computing():
-                known = self.engine.network.encode_image(image)
-            if self.cache is not None:
-                self.cache.put(key, known, known.nbytes, "image features", (1, 0, 0))
-        return known
+                return self.engine.network.encode_image(image)
+
+        return kept(self.cache, key, "image features", (1, 0, 0), make)
 
     def _masks(self, pair: ContextPair, values: list[int]) -> Tensor:
         return self.view(pair.image).read_masks(pair.label, values).to(self.engine.device)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
-from .cache import FeatureCache, kept
+from .cache import FeatureCache, kept, nbytes_of
 from .levels import Level
 from .sampling import Mode
 from .sharpness import MOST_JUDGED, choose_sharpness
@@ -183,7 +183,7 @@ class Likeness:
     ) -> list[np.ndarray]:
         """Return what the cache holds by a key, or measure it."""
         rank = (0 if level.number == 1 else 1, level.number, 0)
-        return kept(self._cache, key, "vote weights", rank, measure, _nbytes)
+        return kept(self._cache, key, "vote weights", rank, measure, nbytes_of)
 
     def _measured(self, level: Level) -> list[np.ndarray]:
         step = _step(level)
@@ -194,10 +194,6 @@ class Likeness:
 
         target = read(self._target)
         return [local_difference(target, read(pair.image)) for pair in self._pairs]
-
-
-def _nbytes(parts: list[np.ndarray]) -> int:
-    return sum(part.nbytes for part in parts)
 
 
 def _step(level: Level) -> int:

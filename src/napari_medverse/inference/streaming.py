@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import MedverseError
@@ -297,14 +296,7 @@ class _Run:
     def _first_feedback(self, level: Level) -> Feedback | None:
         if self.guide is None:
             return None
-        channels = range(len(self.runner.classes))
-        return Feedback(
-            None,
-            torch.stack([fed.whole(self.guide, c, level, torch.float32) for c in channels]),
-            level.grid_to_target,
-            level,
-            lambda channel: self.guide.guides(channel, level),
-        )
+        return fed.first_feedback(self.guide, len(self.runner.classes), level)
 
     def _on_own_grid(self, level: Level, canvas: Canvas) -> Tensor:
         values = canvas.values()

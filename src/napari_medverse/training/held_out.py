@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_medverse.inference import CancelToken
+from napari_medverse.inference.sources import PlacedPair
 from napari_medverse.training.leave_one_out import Fold
 
 # A held-out box is at most this part of the scan along each axis.
@@ -47,14 +49,12 @@ def leave_one_out_dice(
 
     Classes that no box shows are left out.
     """
-    both = dict.fromkeys(classes, 0)
-    total = dict.fromkeys(classes, 0)
+    overlap = _Overlap()
     for number, fold in enumerate(folds):
         for box, value in itertools.product(fold.boxes, classes):
             if value not in fold.pair.classes:
                 continue
-            # the same context every time, so that scores can be compared
-            pairs = fold.context(np.random.default_rng([number, value]), value, most)
+            pairs = _same_context(fold, number, value, most)
             centre = [(part.start + part.stop - 1) / 2 for part in box]
             predicted, level = fold.predict(value, pairs, centre, cancel)
             here = tuple(
@@ -62,10 +62,8 @@ def leave_one_out_dice(
                 for part, first in zip(box, level.grid_offset, strict=True)
             )
             found = predicted[here].numpy() >= 0.5
-            truth = fold.pair.label.data[box] == value
-            both[value] += int((found & truth).sum())
-            total[value] += int(found.sum()) + int(truth.sum())
-    return {value: 2 * both[value] / total[value] for value in classes if total[value]}
+            overlap.add(value, found, fold.pair.label.data[box] == value)
+    return overlap.dice(classes)
 
 
 def coarse_dice(
@@ -75,20 +73,41 @@ def coarse_dice(
 
     No vote is fed to it; measured in the held-out boxes, on the level's own voxels.
     """
-    both, total = dict.fromkeys(classes, 0), dict.fromkeys(classes, 0)
+    overlap = _Overlap()
     for number, fold in enumerate(folds):
         centre = [side / 2 for side in fold.pair.image.shape]
         for value in classes:
             if value not in fold.pair.classes:
                 continue
-            pairs = fold.context(np.random.default_rng([number, value]), value, most)
+            pairs = _same_context(fold, number, value, most)
             found, level = fold.predict(value, pairs, centre, cancel, number=1, guided=False)
             place = level.grid_to_target, level.indices, fold.engine.mode
             held = ~fold.counting(level, level.indices)
-            found, truth = (part >= 0.5 for part in (found, fold.own.read_label(value, *place)))
-            both[value] += int((found & truth & held).sum())
-            total[value] += int((found & held).sum()) + int((truth & held).sum())
-    return {value: 2 * both[value] / total[value] for value in classes if total[value]}
+            truth = fold.own.read_label(value, *place)
+            overlap.add(value, (found[held] >= 0.5).numpy(), (truth[held] >= 0.5).numpy())
+    return overlap.dice(classes)
+
+
+def _same_context(fold: Fold, number: int, value: int, most: int) -> list[PlacedPair]:
+    """Draw a fold's context, the same every time, so that scores can be compared."""
+    return fold.context(np.random.default_rng([number, value]), value, most)
+
+
+class _Overlap:
+    """Voxels of predictions and truths, counted by class."""
+
+    def __init__(self) -> None:
+        self._both: Counter[int] = Counter()
+        self._total: Counter[int] = Counter()
+
+    def add(self, value: int, found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None:
+        self._both[value] += int((found & truth).sum())
+        self._total[value] += int(found.sum()) + int(truth.sum())
+
+    def dice(self, classes: Sequence[int]) -> dict[int, float]:
+        """Return the Dice of the classes that were seen at all."""
+        seen = [value for value in classes if self._total[value]]
+        return {value: 2 * self._both[value] / self._total[value] for value in seen}
 
 
 def _candidates(fold: Fold) -> list[tuple[slice, slice, slice]]:

@@ -22,7 +22,12 @@ from napari_medverse.inference._registration_deform import Field
 from napari_medverse.inference.aligning import Aligning
 from napari_medverse.inference.cache import FeatureCache
 from napari_medverse.inference.engine import Engine
-from napari_medverse.inference.feedback import Feedback, GuidedFeedback, native_feedback
+from napari_medverse.inference.feedback import (
+    Feedback,
+    GuidedFeedback,
+    first_feedback,
+    native_feedback,
+)
 from napari_medverse.inference.levels import Level
 from napari_medverse.inference.likeness import Likeness
 from napari_medverse.inference.placing import (
@@ -242,14 +247,13 @@ class Fold:
         def votes(level: Level, rows: NDArray[np.integer]) -> Tensor:
             return self._vote(value, pairs, likeness, level, rows)
 
-        *_, level = levels
+        guide = _OneVote(votes)
         if len(levels) == 1:
-            whole = votes(level, np.arange(level.grid[0]))
-            return Feedback(None, whole[None], level.grid_to_target, level)
-        before = levels[-2]
+            return first_feedback(guide, 1, levels[0])
+        before, level = levels[-2:]
         unpredicted = torch.zeros(1, *before.grid)
         plain = Feedback(self._seen_on(before), unpredicted, before.grid_to_target, level)
-        return GuidedFeedback(plain, _OneVote(votes))
+        return GuidedFeedback(plain, guide)
 
     def _seen_on(self, level: Level) -> Tensor:
         return self.target.read(level.grid_to_target, level.indices, self.engine.mode)
