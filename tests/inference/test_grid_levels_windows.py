@@ -96,6 +96,12 @@ def test_windows_stretch_where_that_saves_voxels(side, patch, divisor, expected)
     assert choose_window(side, patch, divisor, 0.1, False) == patch
 
 
+def test_windows_above_the_first_level_may_be_smaller():
+    plan = plan_levels((120, 100, 40), (1, 1, 1), (64,) * 3, 32, finer=(32,) * 3)
+    assert [level.size for level in plan] == [(60, 50, 20), (120, 100, 40)]
+    assert [level.window for level in plan] == [(64, 64, 32), (32, 32, 32)]
+
+
 def test_published_plan_pads_and_aligns_corners():
     plan = plan_published_levels((98, 66, 131), (64, 64, 64), levels=3)
     assert [level.size for level in plan] == [(25, 17, 33), (50, 34, 66), (100, 68, 132)]

@@ -134,6 +134,23 @@ def test_frames_come_in_order_and_end_with_one_final_frame():
     assert last.message.startswith(f"level 3 of 3, {last.windows} of {last.windows} windows, 2 pai")
 
 
+def test_windows_are_smaller_where_there_is_no_first_guess():
+    def windows(**options):
+        model, shape = tiny_model(patch=32), (40, 36, 34)
+        frames = stream(model, scan(shape, 0), pairs_for(shape), frame_interval=None, **options)
+        said = []
+        whole = [f.windows for f in frames]
+        for _ in stream(
+            model, scan(shape, 0), pairs_for(shape), progress=lambda *a: said.append(a), **options
+        ):
+            pass
+        assert said[-1][:2] == (sum(whole), sum(whole))
+        return whole
+
+    assert windows(align="none", prior="none") == [1, 27]
+    assert windows(align="none", prior="vote") == windows(align="none") == [1, 8]
+
+
 def test_an_unfinished_frame_shows_the_coarse_prediction_where_windows_are_to_come():
     frames = list(
         stream(tiny_model(), scan(SHAPE, 0), pairs_for(SHAPE), align="none", frame_interval=0)

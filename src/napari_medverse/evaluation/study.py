@@ -31,7 +31,7 @@ from .study_plan import (
 )
 
 #: part of every draw's identity: raise it when results change
-_VERSION = 2
+_VERSION = 3
 #: called with (draws done, draws in all, message)
 Progress = Callable[[int, int, str], None]
 

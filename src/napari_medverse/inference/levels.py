@@ -88,6 +88,7 @@ def plan_levels(
     levels: int | None = None,
     overlap: float | None = None,
     flexible: bool = True,
+    finer: Size | None = None,
 ) -> list[Level]:
     """Plan the levels for our own weights.
 
@@ -110,6 +111,8 @@ def plan_levels(
         Smallest overlap of neighbouring windows, 0.1 where None.
     flexible
         Whether window sides may leave the patch.
+    finer
+        Window above the first level; None: the patch.
     """
     overlap = DEFAULT_OVERLAP if overlap is None else overlap
     longest = max(side / window for side, window in zip(shape, patch, strict=True))
@@ -118,9 +121,10 @@ def plan_levels(
     for number in range(1, count + 1):
         factors = _factors(2 ** (count - number), spacing)
         size = tuple(math.ceil(side / f) for side, f in zip(shape, factors, strict=True))
+        edges = patch if number == 1 else finer or patch
         window = tuple(
             choose_window(side, edge, divisor, overlap, flexible)
-            for side, edge in zip(size, patch, strict=True)
+            for side, edge in zip(size, edges, strict=True)
         )
         starts = tuple(
             tuple(windows.even_starts(side, edge, overlap))

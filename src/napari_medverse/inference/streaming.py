@@ -158,6 +158,10 @@ class _Run:
                 yield from self._sketch(engine, plan[0])
             self._say("learning what the structures look like")
             self.guide = self.looks = Appearance(self.runner, plan, self._check, self.guide)
+        if self.guide is None and request.task == "labels":
+            # The first level, which may have been shown already, is the same.
+            plan = engine.plan(request.target, request.levels, request.overlap, halved=True)[:last]
+            self.windows_in_all = sum(level.windows for level in plan)
         feedback = self._first_feedback(plan[0])
         for index, level in enumerate(plan):
             if self.voting.judges(level) and index == 0 and self.frame_interval is not None:
