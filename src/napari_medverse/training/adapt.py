@@ -19,7 +19,7 @@ import torch
 from napari_medverse import __version__
 from napari_medverse.errors import MedverseError
 from napari_medverse.inference import CancelToken, ContextPair, ContextSet
-from napari_medverse.training.adapt_loop import AdaptLoop, AdaptProgress, AdaptSettings
+from napari_medverse.training.adapt_loop import AdaptLoop, AdaptProgress, AdaptSettings, Scores
 from napari_medverse.weights.importing import write
 from napari_medverse.weights.loading import Model, load_model
 from napari_medverse.weights.registry import named_path
@@ -34,9 +34,7 @@ class Adapted:
     name
         Under which the weights are kept.
     before, after
-        Leave-one-out Dice of each class, unadapted and as kept.
-    before_alone, after_alone
-        The same on the coarsest level without a vote: what the weights alone can do.
+        Leave-one-out scores, unadapted and as kept.
     steps
         Training steps behind the weights kept; 0: training gained nothing, they are the unadapted.
     seconds
@@ -44,24 +42,21 @@ class Adapted:
     """
 
     name: str
-    before: dict[int, float]
-    after: dict[int, float]
-    before_alone: dict[int, float]
-    after_alone: dict[int, float]
+    before: Scores
+    after: Scores
     steps: int
     seconds: float
 
     def summary(self) -> str:
         """Say in a sentence or two what was gained."""
         parts = [
-            f"class {value} {dice:.3f} (before: {self.before[value]:.3f})"
-            for value, dice in self.after.items()
+            f"class {value} {dice:.3f} (before: {self.before.usual[value]:.3f})"
+            for value, dice in self.after.usual.items()
         ]
         found = f"'{self.name}': Dice on held-out parts of the pairs: {', '.join(parts)}"
-        if self.after_alone:
+        if self.after.alone:
             alone = (
-                float(np.mean(list(dice.values())))
-                for dice in (self.after_alone, self.before_alone)
+                float(np.mean(list(scores.alone.values()))) for scores in (self.after, self.before)
             )
             found += "; coarsely without a first guess {:.3f} (before: {:.3f})".format(*alone)
         if not self.steps:
@@ -128,15 +123,7 @@ def adapt(
     started = clock()
     loop = AdaptLoop(own, list(context), classes, settings, progress, cancel, clock)
     loop.run()
-    result = Adapted(
-        name,
-        loop.before.usual,
-        loop.after.usual,
-        loop.before.alone,
-        loop.after.alone,
-        loop.best_step,
-        clock() - started,
-    )
+    result = Adapted(name, loop.before, loop.after, loop.best_step, clock() - started)
     described = own.config.model_copy(
         update={"provenance": _provenance(own, context, classes, settings, result)}
     )
@@ -190,10 +177,10 @@ def _provenance(
         "steps": result.steps,
         "minutes": round(result.seconds / 60, 2),
         "leave-one-out Dice": {
-            "unadapted": _rounded(result.before),
-            "adapted": _rounded(result.after),
-            "unadapted, coarse, no vote": _rounded(result.before_alone),
-            "adapted, coarse, no vote": _rounded(result.after_alone),
+            "unadapted": _rounded(result.before.usual),
+            "adapted": _rounded(result.after.usual),
+            "unadapted, coarse, no vote": _rounded(result.before.alone),
+            "adapted, coarse, no vote": _rounded(result.after.alone),
         },
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

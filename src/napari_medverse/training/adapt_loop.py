@@ -14,8 +14,9 @@ from napari_medverse.inference import CancelToken, ContextPair
 from napari_medverse.inference.alignment import AlignmentCache
 from napari_medverse.inference.cache import FeatureCache
 from napari_medverse.inference.engine import Engine
+from napari_medverse.inference.voting import any_alike
 from napari_medverse.paths import cache_folder
-from napari_medverse.training import losses
+from napari_medverse.training import losses, prior
 from napari_medverse.training.augment import augment_pair
 from napari_medverse.training.config import AugmentationSettings
 from napari_medverse.training.held_out import coarse_dice, hold_out, leave_one_out_dice
@@ -61,7 +62,7 @@ class AdaptSettings:
     tasks
         Windows in a step.
     finest
-        Share of windows at full resolution.
+        Share of windows without a vote at full resolution.
     alone
         Share of windows without a vote, half of them with contexts that are not registered: what
         never works without, forgets how.
@@ -88,12 +89,12 @@ class AdaptSettings:
     align: str = "auto"
     seed: int = 0
     lr: float = 3e-4
-    tasks: int = 2
-    finest: float = 0.7
-    alone: float = 0.4
+    tasks: int = 4
+    finest: float = 0.5
+    alone: float = 0.5
     contexts: int = 3
     boxes: int = 6
-    scores: int = 4
+    scores: int = 3
     patience: int = 3
     ema: float = 0.9
 
@@ -228,17 +229,20 @@ class AdaptLoop:
         fold = self._folds[int(rng.integers(len(self._folds)))]
         able = [value for value in self.classes if value in fold.pair.classes] or self.classes
         value = int(rng.choice(able))
-        number = len(fold.plan)
-        if number > 1 and rng.random() >= self.settings.finest:
-            number = int(rng.integers(1, number))
         alone = rng.random() < self.settings.alone
         loose = alone and rng.random() < 0.5
-        # A finer level without a vote takes predictions of all levels before it.
-        if alone and rng.random() < 0.5:
-            number = 1
         pairs = fold.context(rng, value, self.settings.contexts, loose)
+        alone = alone or not any_alike(pairs)
+        number = len(fold.plan)
+        # Where there is a vote, what coarser levels predict is for the eye only.
+        if alone and number > 1 and rng.random() >= self.settings.finest:
+            number = int(rng.integers(1, number))
         place = fold.place(rng, value)
         window = fold.window(value, pairs, place, number, self._cancel, guided=not alone)
+        if alone and number > 1:
+            # Predictions of the levels before would cost several times as much, and gained nothing.
+            label = prior.degraded(rng, window.truth.numpy())
+            window = window.with_coarse(prior.coarse_image(window.image.numpy()), label)
         return window.with_contexts(
             augment_pair(rng, image.numpy(), label.numpy(), _AUGMENTATION)
             for image, label in window.contexts

@@ -64,6 +64,10 @@ class Window:
     truth: Tensor
     counts: Tensor
 
+    def with_coarse(self, image: NDArray, label: NDArray) -> Window:
+        """Return the window with what stands for the level before, (d, h, w) float32 each."""
+        return replace(self, ar_image=torch.from_numpy(image), ar_label=torch.from_numpy(label))
+
     def with_contexts(self, pairs: Iterable[tuple[NDArray, NDArray]]) -> Window:
         """Return the window with other context crops."""
         return replace(
@@ -100,6 +104,7 @@ class Fold:
         self.others = tuple(others)
         self.loose = self.others if loose is None else tuple(loose)
         self.plan = engine.plan(pair.image, None, None)
+        self._halved = engine.plan(pair.image, None, None, halved=True)
         self.boxes: list[tuple[slice, slice, slice]] = []
         self._places: dict[int, NDArray[np.integer]] = {}
 
@@ -171,11 +176,15 @@ class Fold:
     ) -> Window:
         """Return the window of level ``number`` (1-based) around a target index.
 
-        What inference feeds it is the vote, or the levels before, which are predicted on their
-        windows around the same place; the latter also if it is not to be ``guided``.
+        It is fed what inference feeds it: the vote, or the levels before, which are predicted on
+        their windows around the same place. It is fed nothing if it is not to be ``guided``. Above
+        the first level its sides are half of the patch's where they can be: that is learnt from as
+        well, in an eighth of the time.
         """
-        levels = [cut_at(level, centre) for level in self.plan[:number]]
-        feedback = self._feedback(value, pairs, levels, cancel, guided)
+        levels = [cut_at(level, centre) for level in self._halved[:number]]
+        feedback = None
+        if guided:
+            feedback = self._feedback(value, pairs, levels, cancel)
         level, mode = levels[-1], self.engine.mode
         indices = _indices(level)
         grid = level.grid_to_target
@@ -205,14 +214,14 @@ class Fold:
         number: int | None = None,
         guided: bool = True,
     ) -> tuple[Tensor, Level]:
-        """Predict a window around a target index as inference does.
+        """Predict a window around a target index as inference does, in windows of the patch.
 
         Parameters
         ----------
         number
             Of the level, 1-based; None for the finest.
         guided
-            See `window`.
+            Whether it is fed the vote if there is one.
 
         Returns
         -------
@@ -229,7 +238,7 @@ class Fold:
         pairs: Sequence[PlacedPair],
         levels: Sequence[Level],
         cancel: CancelToken | None,
-        guided: bool,
+        guided: bool = True,
     ) -> Feedback | None:
         """Return what inference feeds the last of the levels; see `inference.streaming`."""
         if guided and any_alike(pairs):
