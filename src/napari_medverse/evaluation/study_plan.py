@@ -1,8 +1,9 @@
-"""Which subsets of the pairs a context-size study predicts from."""
+"""What a context-size study predicts: its settings, and subsets of the pairs."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,6 +12,57 @@ from ..errors import MedverseError
 SAMPLINGS = ("random", "nearest", "farthest")
 # Distinct subsets are drawn by trying; there are always enough left (see `_another`).
 _TRIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StudySettings:
+    """What to study.
+
+    Attributes
+    ----------
+    sizes
+        Context sizes; one larger than there are pairs becomes their number.
+    repeats
+        Subsets per target and size. "nearest" has one, whatever is said here.
+    sampling
+        "random" subsets, the pairs "nearest" to the target, or subsets as varied as can be
+        ("farthest", by farthest-first traversal).
+    leave_one_out
+        Also predict without each pair in turn, to tell what it is worth.
+    classes
+        Label values; None means those of the targets that some pair holds.
+    surface
+        Also measure surface Dice and the 95 % Hausdorff distance.
+    tolerance
+        Of surface Dice, in the spacing's unit; None takes the longest side of a voxel.
+    seed
+        Of the random subsets.
+    options
+        Further options of `predict` (align, prior, levels, ...).
+    """
+
+    sizes: tuple[int, ...] = (1, 2, 4, 8)
+    repeats: int = 3
+    sampling: Literal["random", "nearest", "farthest"] = "random"
+    leave_one_out: bool = False
+    classes: tuple[int, ...] | None = None
+    surface: bool = True
+    tolerance: float | None = None
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        usable_sizes(self.sizes, max(self.sizes, default=1))
+        if self.repeats < 1:
+            raise MedverseError(f"repeats must be 1 or more, got {self.repeats}")
+        if self.sampling not in SAMPLINGS:
+            raise MedverseError(
+                f"sampling must be one of {', '.join(SAMPLINGS)}; got {self.sampling!r}"
+            )
+
+    def plain(self) -> dict:
+        """Return the settings as values that JSON can hold."""
+        return asdict(self) | {"options": dict(self.options)}
 
 
 @dataclass(frozen=True, slots=True)
