@@ -51,9 +51,8 @@ class _Guesses:
     """What is guessed on a level by looks: (channels, d, h, w) float16 for pairs and target.
 
     `votes`, of the same shape, is how the pairs' labels vote on the target; None where another
-    guide tells. `share` and `dice`
-    (channels,): how far to follow the looks beside the vote, and the Dice that the blend of both
-    reached on pairs that it was not learnt from.
+    guide tells. `share` and `dice` (channels,): how far to follow the looks beside the vote, and
+    the Dice that the blend of both reached on pairs that it was not learnt from.
     """
 
     pairs: list[np.ndarray]

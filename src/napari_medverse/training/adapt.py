@@ -11,9 +11,9 @@ import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 
 from napari_medverse import __version__
@@ -55,9 +55,7 @@ class Adapted:
         ]
         found = f"'{self.name}': Dice on held-out parts of the pairs: {', '.join(parts)}"
         if self.after.alone:
-            alone = (
-                float(np.mean(list(scores.alone.values()))) for scores in (self.after, self.before)
-            )
+            alone = (fmean(scores.alone.values()) for scores in (self.after, self.before))
             found += "; coarsely without a first guess {:.3f} (before: {:.3f})".format(*alone)
         if not self.steps:
             found += "; training gained nothing there, so these are the unadapted weights"

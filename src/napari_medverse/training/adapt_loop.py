@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -352,7 +353,7 @@ class AdaptLoop:
         steps = self.settings.steps
         share = self._step / steps if steps else self._time_used()
         before, best = (
-            float(np.mean(list(found.usual.values()))) if found.usual else None
+            fmean(found.usual.values()) if found.usual else None
             for found in (self.before, self.after)
         )
         self._report(AdaptProgress(min(share, 1.0), text, before, best))
