@@ -20,7 +20,7 @@ STEPS = 900
 _AROUND = 2
 
 _HIDDEN = 64
-_BATCH = 512
+_BATCH = 640
 _RATE = 1e-2
 _DECAY = 0.05
 _BETAS = (0.9, 0.999)
@@ -100,40 +100,43 @@ class Classifiers:
                 torch.from_numpy(np.concatenate(parts)) for parts in (features, answers, weights)
             )
             self._mean, self._spread = x.mean(dim=0), x.std(dim=0) + 1e-6
-            ends = np.cumsum([0, *(len(part) for part in features)])
-            own = [
-                torch.cat([torch.arange(ends[k], ends[k + 1]) for k in pairs]) for pairs in learners
-            ]
+            of_pair = torch.repeat_interleave(torch.tensor([len(part) for part in features]))
+            learns = torch.tensor(
+                [[pair in pairs for pair in range(len(features))] for pairs in learners]
+            )
             random = torch.Generator().manual_seed(_SEED)
-            self._layers = _fresh_layers(len(own), (x.shape[1], y.shape[1]), random)
+            self._layers = _fresh_layers(len(learns), (x.shape[1], y.shape[1]), random)
             # In place: of many pairs the features take tens of megabytes.
-            self._learn(self._scale(x), y, w[:, None], own, random, check)
+            self._learn(self._scale(x), y, w[:, None], learns[:, of_pair, None], random, check)
 
     def _learn(
         self,
         x: Tensor,
         y: Tensor,
         w: Tensor,
-        own: Sequence[Tensor],
+        learns: Tensor,
         random: torch.Generator,
         check: Callable[[], None],
     ) -> None:
+        """Learn; `learns` (classifiers, n, 1) bool tells from what."""
         w = w * ~y.isnan()
         y = y.nan_to_num()
         # A rare structure is learnt as soon as a common one.
-        share = torch.stack([(w[rows] * y[rows]).mean(dim=0) for rows in own]).clamp_min(1e-6)
+        share = torch.stack([(w * y * own).sum(dim=0) / own.sum() for own in learns])
+        share = share.clamp_min(1e-6)
         optimizer = _Adam(self._layers)
         for step in range(STEPS):
             if step % 50 == 0:
                 check()
-            rows = torch.stack(
-                [part[torch.randint(len(part), (_BATCH,), generator=random)] for part in own]
-            )
-            noisy = x[rows]
-            noisy = noisy + _NOISE * torch.randn(noisy.shape, generator=random)
-            odds = _logits(self._layers, noisy)
-            loss = F.binary_cross_entropy_with_logits(odds, y[rows], reduction="none")
-            loss = (w[rows] * loss).mean(dim=1) / share
+            # All see the same voxels, which is quicker than some for each, and pass over those of
+            # pairs that they must not know.
+            rows = torch.randint(len(x), (_BATCH,), generator=random)
+            noisy = torch.randn(_BATCH, x.shape[1], generator=random).mul_(_NOISE).add_(x[rows])
+            odds = _logits(self._layers, noisy.expand(len(learns), -1, -1))
+            answers = y[rows].expand_as(odds)
+            loss = F.binary_cross_entropy_with_logits(odds, answers, reduction="none")
+            own = learns[:, rows]
+            loss = (w[rows] * own * loss).sum(dim=1) / (share * own.sum(dim=1).clamp_min(1))
             slopes = torch.autograd.grad(loss.mean(dim=1).sum(), self._layers)
             optimizer.step(slopes, _rate(step / STEPS))
 
@@ -159,13 +162,13 @@ class Classifiers:
         found = np.empty((layers[-1].shape[-1], *shape), np.float32)
         for row in range(0, shape[0], _ROWS):
             last = min(row + _ROWS, shape[0])
-            x = torch.empty((last - row) * shape[1] * shape[2], len(maps))
-            for column, each in zip(x.T, maps, strict=True):
-                column[:] = torch.from_numpy(each.rows(row, last).reshape(-1))
+            x = torch.empty(len(maps), (last - row) * shape[1] * shape[2])
+            for one, each in zip(x, maps, strict=True):
+                one[:] = torch.from_numpy(each.rows(row, last).reshape(-1))
             # In pieces: the hidden layers of all classifiers are larger than the maps.
             mean = [
-                _logits(layers, self._scale(part).expand(len(layers[0]), -1, -1)).mean(dim=0)
-                for part in x.split(_PIECE)
+                _logits(layers, self._scale(part.T).expand(len(layers[0]), -1, -1)).mean(dim=0)
+                for part in x.split(_PIECE, dim=1)
             ]
             found[:, row:last] = torch.cat(mean).T.reshape(-1, last - row, *shape[1:]).numpy()
         return found
@@ -221,5 +224,5 @@ def _logits(layers: Sequence[Tensor], x: Tensor) -> Tensor:
     """Run the classifiers side by side, (classifiers, n, features) to (classifiers, n, C)."""
     *hidden, last, bias = layers
     for weight, shift in zip(hidden[::2], hidden[1::2], strict=True):
-        x = F.gelu(torch.baddbmm(shift, x, weight), approximate="tanh")
+        x = torch.baddbmm(shift, x, weight).relu_()
     return torch.baddbmm(bias, x, last)

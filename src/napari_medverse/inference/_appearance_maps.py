@@ -6,6 +6,7 @@ that lies in another pose.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -45,11 +46,15 @@ class Map:
         step = 2**self.octave
         # A row more on either side, to interpolate from.
         start = max(0, first // step - 1)
-        rows = self.part[start : -(-last // step) + 1]
-        small = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))[None, None]
-        large = F.interpolate(small, scale_factor=step, mode="trilinear", align_corners=False)
+        rows = np.asarray(self.part[start : -(-last // step) + 1], np.float32)
         before = first - start * step
-        return large[0, 0, before : before + last - first, : self.shape[1], : self.shape[2]].numpy()
+        depth = _between(len(rows), step)[before : before + last - first]
+        height, width = (
+            _between(small, step)[:large]
+            for small, large in zip(rows.shape[1:], self.shape[1:], strict=True)
+        )
+        # As matrix products, several times quicker than torch's interpolation.
+        return height @ (np.tensordot(depth, rows, 1) @ width.T)
 
     def at(self, indices: np.ndarray) -> np.ndarray:
         """Return the values at flat indices, float32."""
@@ -57,6 +62,13 @@ class Map:
             return self.part.reshape(-1)[indices]
         place = (np.stack(np.unravel_index(indices, self.shape)) + 0.5) / 2**self.octave - 0.5
         return ndimage.map_coordinates(self.part, place, np.float32, order=1, mode="nearest")
+
+
+@lru_cache(maxsize=64)
+def _between(count: int, step: int) -> np.ndarray:
+    """Return the matrix that interpolates between voxels, (step * count, count) float32."""
+    one = torch.eye(count)[None]
+    return F.interpolate(one, scale_factor=step, mode="linear", align_corners=False)[0].T.numpy()
 
 
 def maps_of_image(image: np.ndarray) -> Iterator[Map]:
