@@ -17,6 +17,7 @@ from .request import Request
 from .runner import WindowRunner
 from .sharpness import believed
 from .sources import PlacedPair
+from .volume import Volume
 
 # No vote where no pair correlates with the target at least so much.
 _LEAST_SIMILARITY = 0.3
@@ -25,6 +26,50 @@ _LEAST_SIMILARITY = 0.3
 def any_alike(pairs: Sequence[PlacedPair]) -> bool:
     """Whether some pair's image, as placed, was measured to be like the target."""
     return any((pair.similarity or 0.0) >= _LEAST_SIMILARITY for pair in pairs)
+
+
+def vote_on(
+    target: Volume,
+    pairs: Sequence[PlacedPair],
+    value: int,
+    likeness: Likeness,
+    level: Level,
+    rows: np.ndarray,
+) -> Tensor:
+    """Return how pairs vote on a label value, on rows of a level.
+
+    A pair that holds the value counts the more the more it is like the target, as a whole and
+    around each voxel, and only where its own field of view reaches (`prior.label_vote` is the same
+    vote on the target's own grid).
+
+    Parameters
+    ----------
+    target, pairs
+        The scan, and what was placed on it.
+    likeness
+        Of the same pairs.
+    level, rows
+        The level, and consecutive indices of its first axis.
+
+    Returns
+    -------
+    Tensor (rows, h, w) float32
+        In 0..1; 0 where no pair reaches.
+    """
+    # SimpleITK is slow to import and many requests do without.
+    from .prior import similarity_weights
+
+    place = level.grid_to_target, [rows, *level.indices[1:]], "area"
+    holds = [value in pair.pair.classes for pair in pairs]
+    voters = list(itertools.compress(pairs, holds))
+    local = itertools.compress(likeness.on(level, rows, value), holds)
+    whole = similarity_weights([pair.as_aligned(target) for pair in voters])
+    weights = (weight * torch.from_numpy(part) for weight, part in zip(whole, local, strict=True))
+    votes = heard = torch.zeros(len(rows), *level.grid[1:])
+    for pair, weight in zip(voters, believed(weights, len(voters)), strict=True):
+        votes = votes + weight * pair.read_label(value, *place)
+        heard = heard + weight * pair.label.reaches(*place)
+    return torch.where(heard > 0, votes / heard.clamp_min(1e-12), 0.0).clamp(0, 1)
 
 
 class Voting:
@@ -64,32 +109,9 @@ class Voting:
         return True
 
     def of(self, channel: int, level: Level, rows: np.ndarray) -> Tensor:
-        """Return the vote of the pairs that hold a channel's class, on rows of a level.
-
-        See `prior.label_vote`; a pair counts the more the more it is like the target, as a whole
-        and around each voxel. `rows` are consecutive indices of the first axis.
-        """
-        # SimpleITK is slow to import and many requests do without.
-        from .prior import label_vote, similarity_weights
-
-        value, pairs = self._runner.classes[channel], self._runner.pairs
-        holds = [value in pair.pair.classes for pair in pairs]
-        voters = [
-            pair.as_aligned(self._request.target) for pair in itertools.compress(pairs, holds)
-        ]
-        local = itertools.compress(self._likeness.on(level, rows, value), holds)
-        weights = (w * part for w, part in zip(similarity_weights(voters), local, strict=True))
-        first, *others = level.grid_offset
-        first += float(rows[0]) * level.grid_scale[0]
-        share = label_vote(
-            voters,
-            value,
-            believed(weights, len(voters)),
-            shape=(len(rows), *level.grid[1:]),
-            scale=level.grid_scale,
-            offset=(first, *others),
-        )
-        return torch.from_numpy(share)
+        """Return the vote of the pairs on rows of a level; see `vote_on`."""
+        value = self._runner.classes[channel]
+        return vote_on(self._request.target, self._runner.pairs, value, self._likeness, level, rows)
 
     def judges(self, level: Level) -> bool:
         """Whether the network is weighed against the vote: on the finest level only."""

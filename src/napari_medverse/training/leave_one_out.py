@@ -36,12 +36,10 @@ from napari_medverse.inference.placing import (
     place_pairs,
     place_target,
 )
-from napari_medverse.inference.prior import similarity_weights
 from napari_medverse.inference.request import Request
 from napari_medverse.inference.runner import WindowRunner
-from napari_medverse.inference.sharpness import believed
 from napari_medverse.inference.sources import PlacedImage, PlacedPair
-from napari_medverse.inference.voting import any_alike
+from napari_medverse.inference.voting import any_alike, vote_on
 from napari_medverse.training.anatomy.noise import small_rotation, smooth_noise
 
 _KEPT_VOXELS = 20_000
@@ -254,7 +252,7 @@ class Fold:
         likeness = Likeness(self.target, pairs, levels[0], self.engine.mode)
 
         def votes(level: Level, rows: NDArray[np.integer]) -> Tensor:
-            return self._vote(value, pairs, likeness, level, rows)
+            return vote_on(self.pair.image, pairs, value, likeness, level, rows)
 
         guide = _OneVote(votes)
         if len(levels) == 1:
@@ -266,29 +264,6 @@ class Fold:
 
     def _seen_on(self, level: Level) -> Tensor:
         return self.target.read(level.grid_to_target, level.indices, self.engine.mode)
-
-    def _vote(
-        self,
-        value: int,
-        pairs: Sequence[PlacedPair],
-        likeness: Likeness,
-        level: Level,
-        rows: NDArray[np.integer],
-    ) -> Tensor:
-        """Return the pairs' vote as `inference.voting` does, by the engine's own reading.
-
-        That is several times quicker on a window, since masks are read as context labels are.
-        """
-        indices = [rows, *(np.arange(side) for side in level.grid[1:])]
-        whole = similarity_weights([pair.as_aligned(self.pair.image) for pair in pairs])
-        votes = voters = torch.zeros([len(index) for index in indices])
-        local = map(torch.from_numpy, likeness.on(level, rows, value))
-        weights = (weight * part for weight, part in zip(whole, local, strict=True))
-        read = (level.grid_to_target, indices, self.engine.mode)
-        for pair, counts in zip(pairs, believed(weights, len(pairs)), strict=True):
-            votes = votes + counts * pair.read_label(value, *read)
-            voters = voters + counts * pair.label.reaches(*read)
-        return torch.where(voters > 0, votes / voters.clamp_min(1e-12), 0.0).clamp(0, 1)
 
     def _run(
         self,
