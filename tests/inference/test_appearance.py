@@ -14,6 +14,7 @@ from napari_medverse.inference import (
     FeatureCache,
     Volume,
     _appearance_fit,
+    _appearance_scans,
     appearance,
     feedback,
     stream,
@@ -254,7 +255,7 @@ def test_a_cache_tells_plans_of_levels_apart():
 
 def test_cancel_is_obeyed_while_learning(monkeypatch):
     token = CancelToken()
-    monkeypatch.setattr(appearance, "draw", lambda *a: token.cancel() or draw(*a))
+    monkeypatch.setattr(_appearance_scans, "draw", lambda *a: token.cancel() or draw(*a))
     pairs = [specimen(n) for n in range(2)]
     with pytest.raises(Cancelled):
         predict(tiny_model(), specimen(9).image.data, pairs, align="none", cancel=token)
@@ -335,7 +336,7 @@ def test_looks_and_vote_are_mixed_where_the_pairs_find_them_alike():
     vote[:25, 1] = 0
     other = answer.copy()
     other[:, 2] = np.nan
-    drawn = [appearance._Drawn(looks, a, vote, np.ones(100, np.float32)) for a in (answer, other)]
+    drawn = [appearance.Drawn(looks, a, vote, np.ones(100, np.float32)) for a in (answer, other)]
     share, dice = appearance._best_shares([looks, looks], drawn)
     # All shares serve the first class alike, those of a half and more the second.
     assert share.tolist() == [0.5, 0.75, 0]

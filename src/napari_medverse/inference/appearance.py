@@ -9,7 +9,7 @@ from classifiers that have not learnt from it, or the next level would rely on g
 better than the target's. Their mean serves for the target.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,14 +17,13 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from ._appearance_fit import DRAWN, Classifiers, draw
-from ._appearance_maps import Map, maps_of_guess, maps_of_image
+from ._appearance_fit import Classifiers
+from ._appearance_scans import Drawn, LevelScans, seen
 from .cache import kept, nbytes_of
 from .feedback import Guide
 from .levels import Level
 from .runner import WindowRunner
 from .sampling import sample
-from .sources import PlacedPair
 from .trust import blend
 
 #: pairs needed: one to learn from and one to judge by
@@ -42,8 +41,6 @@ _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # seldom worse than either, and what is learnt from fewer pairs than there are is judged too low.
 _ALIKE = 0.02
 _LEAST_DICE = 0.3
-# With more structures than these, less is looked at of each one's guesses.
-_FEW = 6
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -93,7 +90,7 @@ class Appearance:
     ) -> None:
         self._runner, self._check, self._otherwise = runner, check, otherwise
         # In an order of their own, so that the result does not depend on that of the request.
-        within = [pair for pair in runner.pairs if self._seen(pair, levels[0]).any()]
+        within = [pair for pair in runner.pairs if seen(pair, levels[0], runner.mode).any()]
         self._pairs = sorted(within, key=lambda pair: pair.pair.key)[:_MOST_PAIRS]
         each = max(1, len(self._pairs) * len(runner.classes))
         most = min(_MOST_VOXELS, _MOST_BYTES // each) if len(self._pairs) >= FEWEST else 0
@@ -152,8 +149,10 @@ class Appearance:
         return kept(runner.cache, key, "guesses", rank, lambda: self._made(level, below))
 
     def _made(self, level: Level, below: _Guesses | None) -> _Guesses:
-        masks, count = self._masks(level), len(self._pairs)
-        drawn = [self._drawn(level, below, masks, number) for number in range(count)]
+        count = len(self._pairs)
+        guessed = None if below is None else [*below.pairs, below.target]
+        scans = LevelScans(self._runner, self._pairs, level, guessed, self._check)
+        drawn = [scans.draw(number) for number in range(count)]
         parts = min(count, _MOST_PARTS)
         learners = [[k for k in range(count) if k % parts != part] for part in range(parts)]
         classifiers = Classifiers(
@@ -167,7 +166,7 @@ class Appearance:
         share, dice = _best_shares(judged, drawn)
 
         def guess(number: int, those: Sequence[int]) -> np.ndarray:
-            maps = list(self._maps(level, below, masks, number))
+            maps = list(scans.maps(number))
             return expit(classifiers.logits(maps, those)).astype(np.float16)
 
         # Below another level the target is guessed as the pairs are; on the last by all there is.
@@ -177,110 +176,12 @@ class Appearance:
         votes = None
         if self._otherwise is None:
             channels = range(len(self._runner.classes))
-            votes = np.stack([masks.vote(channel).astype(np.float16) for channel in channels])
+            votes = np.stack([scans.masks.vote(channel).astype(np.float16) for channel in channels])
         return _Guesses(pairs, target, votes, share, dice)
-
-    def _drawn(
-        self, level: Level, below: _Guesses | None, masks: "_Masks", number: int
-    ) -> "_Drawn":
-        """Draw voxels of a pair."""
-        most = DRAWN * 4 // max(4, len(self._pairs))
-        seen = self._seen(self._pairs[number], level)
-        chosen, stands_for = draw(masks.whole[number], seen, number, most)
-        maps = self._maps(level, below, masks, number)
-        return _Drawn(
-            np.stack([found.at(chosen) for found in maps], axis=1),
-            masks.answers(number, chosen),
-            masks.votes_at(number, chosen),
-            stands_for,
-        )
-
-    def _maps(
-        self, level: Level, below: _Guesses | None, masks: "_Masks", number: int
-    ) -> Iterator[Map]:
-        """Yield what is looked at of a pair, or of the target, whose number is next."""
-        self._check()
-        images = [*(pair.image for pair in self._pairs), self._runner.target]
-        classes = range(len(self._runner.classes))
-        brief = len(classes) > _FEW
-        image = images[number].read(level.grid_to_target, level.indices, self._runner.mode)
-        yield from maps_of_image(image.numpy())
-        for channel in classes:
-            yield from maps_of_guess(masks.vote(channel, number), brief)
-            if below is not None:
-                guess = [*below.pairs, below.target][number][channel]
-                yield from maps_of_guess(guess.astype(np.float32), brief)
-
-    def _seen(self, pair: PlacedPair, level: Level) -> np.ndarray:
-        """Return where a pair's field of view reaches on a level, (d, h, w) bool."""
-        place = level.grid_to_target, level.indices, self._runner.mode
-        return pair.image.reaches(*place).numpy()
-
-    def _masks(self, level: Level) -> "_Masks":
-        """Return the masks of all pairs."""
-        place = level.grid_to_target, level.indices, self._runner.mode
-        values = self._runner.classes
-        known = np.array([[v in pair.pair.classes for v in values] for pair in self._pairs])
-        whole = []
-        for pair, knows in zip(self._pairs, known, strict=True):
-            self._check()
-            masks = np.zeros((len(values), *level.grid), np.uint8)
-            for index in np.flatnonzero(knows):
-                masks[index] = np.rint(255 * pair.read_label(values[index], *place).numpy())
-            whole.append(masks)
-        return _Masks(whole, known)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Masks:
-    """Soft masks of pairs on a level, (channels, d, h, w) uint8 of 255 each; 0 where not known.
-
-    `known` (pairs, channels) bool tells which classes a pair holds.
-    """
-
-    whole: list[np.ndarray]
-    known: np.ndarray
-
-    def vote(self, channel: int, but: int | None = None) -> np.ndarray:
-        """Return the mean mask of all pairs that know a class, or of all but one, (d, h, w)."""
-        others = [
-            mask[channel]
-            for other, mask in enumerate(self.whole)
-            if other != but and self.known[other, channel]
-        ]
-        if not others:
-            return np.zeros(self.whole[0].shape[1:], np.float32)
-        return np.sum(others, axis=0, dtype=np.float32) / (255 * len(others))
-
-    def votes_at(self, number: int, chosen: np.ndarray) -> np.ndarray:
-        """Return the others' votes on a pair at flat indices, (n, channels) float32."""
-        channels = range(self.known.shape[1])
-        return np.stack([self.vote(c, number).reshape(-1)[chosen] for c in channels], axis=1)
-
-    def answers(self, number: int, chosen: np.ndarray) -> np.ndarray:
-        """Return a pair's masks at flat indices, (n, channels) float32; NaN for what it lacks."""
-        masks = self.whole[number]
-        found = masks.reshape(len(masks), -1)[:, chosen].T / np.float32(255)
-        found[:, ~self.known[number]] = np.nan
-        return found
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Drawn:
-    """Voxels drawn from a pair, float32: (n, features), its own answers and the others' votes
-    (n, channels), and (n,) how many voxels each stands for.
-
-    Answers are NaN where the pair does not know a class.
-    """
-
-    features: np.ndarray
-    answers: np.ndarray
-    votes: np.ndarray
-    stands_for: np.ndarray
 
 
 def _best_shares(
-    guesses: Sequence[np.ndarray], drawn: Sequence[_Drawn]
+    guesses: Sequence[np.ndarray], drawn: Sequence[Drawn]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return by channel the share of the looks that serves the pairs best, and the Dice reached.
 
