@@ -29,7 +29,7 @@ _RISE = 0.3
 # Added to features, which have a standard deviation of 1, so that no one of them decides alone.
 _NOISE = 0.4
 _FARTHEST = 5.0
-_ROWS, _PIECE = 16, 1 << 14
+_ROWS, _PIECE = 8, 1 << 14
 _SEED = 7
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import Tensor
 from torch.nn import functional as F
 
 # Each octave is looked at with these Gaussians, in its own voxels; the finest, which takes most of
@@ -37,24 +38,23 @@ class Map:
     shape: tuple[int, int, int]
 
     def rows(self, first: int, last: int) -> np.ndarray:
-        """Return some rows of the first axis, (rows, h, w) float32.
-
-        `first` must be a multiple of 2 ** octave.
-        """
+        """Return some rows of the first axis, (rows, h, w) float32."""
         if self.octave == 0:
             return self.part[first:last]
         step = 2**self.octave
         # A row more on either side, to interpolate from.
         start = max(0, first // step - 1)
-        rows = np.asarray(self.part[start : -(-last // step) + 1], np.float32)
+        rows = self.part[start : -(-last // step) + 1]
+        rows = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
         before = first - start * step
         depth = _between(len(rows), step)[before : before + last - first]
         height, width = (
             _between(small, step)[:large]
             for small, large in zip(rows.shape[1:], self.shape[1:], strict=True)
         )
-        # As matrix products, several times quicker than torch's interpolation.
-        return height @ (np.tensordot(depth, rows, 1) @ width.T)
+        # As matrix products, several times quicker than torch's interpolation. In torch, since
+        # numpy's library for them would take memory of its own.
+        return (height @ (torch.tensordot(depth, rows, 1) @ width.T)).numpy()
 
     def at(self, indices: np.ndarray) -> np.ndarray:
         """Return the values at flat indices, float32."""
@@ -65,10 +65,12 @@ class Map:
 
 
 @lru_cache(maxsize=64)
-def _between(count: int, step: int) -> np.ndarray:
+def _between(count: int, step: int) -> Tensor:
     """Return the matrix that interpolates between voxels, (step * count, count) float32."""
-    one = torch.eye(count)[None]
-    return F.interpolate(one, scale_factor=step, mode="linear", align_corners=False)[0].T.numpy()
+    # A caller may record no gradients; what is kept must serve all callers.
+    with torch.inference_mode(False):
+        one = torch.eye(count)[None]
+        return F.interpolate(one, scale_factor=step, mode="linear", align_corners=False)[0].T
 
 
 def maps_of_image(image: np.ndarray) -> Iterator[Map]:

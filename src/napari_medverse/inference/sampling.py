@@ -288,19 +288,18 @@ def _moves(bend: Bend, indices: Sequence[np.ndarray]) -> Tensor:
 
     Axis by axis as matrix products: ten times quicker than reading every voxel by itself.
     """
-    moves = bend.vectors.numpy()
-    across = []
+    moves, across = bend.vectors, []
     for axis, wanted in enumerate(indices):
         position = wanted * bend.to_field[axis, axis] + bend.to_field[axis, 3]
         side = moves.shape[1 + axis]
         taps = axis_taps(position, 1.0, side, "trilinear")
-        matrix = np.zeros((len(position), side), np.float32)
+        moves = moves.narrow(1 + axis, taps.first, taps.stop - taps.first)
+        matrix = np.zeros((len(position), taps.stop - taps.first), np.float32)
         for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
-            matrix[np.arange(len(position)), taps.first + index] += weight
-        across.append(matrix)
+            matrix[np.arange(len(position)), index] += weight
+        across.append(torch.from_numpy(matrix))
     moves = across[1] @ (moves @ across[2].T)
-    shape = (3, len(across[0]), *moves.shape[2:])
-    return torch.from_numpy((across[0] @ moves.reshape(3, moves.shape[1], -1)).reshape(shape))
+    return (across[0] @ moves.flatten(2)).reshape(3, -1, *moves.shape[2:])
 
 
 def _interpolate(volumes: Tensor, positions: Tensor, mode: str) -> Tensor:
