@@ -72,6 +72,34 @@ def test_zoom_shows_a_part_of_the_anatomy():
     assert shares[1] > shares[0]
 
 
+def test_a_part_is_scaled_as_the_whole_scan():
+    """Soft tissue alone is not the brightest there is, and stays as bright beside bone."""
+    brightest, apart = [], []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        anatomy = random_anatomy(rng, 48, {"head": 1.0})
+        scans = {}
+        for part in (False, True):
+            rng = np.random.default_rng(seed)
+            families = {"ct": 1.0}
+            scans[part] = cohort(rng, anatomy, 4, 16, "mild", 0.2, families=families, part=part)
+        assert all(scan.image.min() >= 0 and scan.image.max() <= 1 for scan in scans[True])
+        assert all(scan.image.max() == 1 for scan in scans[False])
+        brightest += [scan.image.max() for scan in scans[True]]
+        apart.append([spread_of_tissue(scans[part]) for part in (False, True)])
+    assert min(brightest) < 0.8
+    alone, whole = np.nanmean(apart, axis=0)
+    assert whole < 0.7 * alone
+
+
+def spread_of_tissue(scans):
+    """Return how much the mean brightness of the structure most often seen varies."""
+    labels = np.concatenate([scan.labels[::2, ::2, ::2].ravel() for scan in scans])
+    value = np.bincount(labels[labels > 0]).argmax()
+    means = [scan.image[scan.labels[::2, ::2, ::2] == value] for scan in scans]
+    return np.std([found.mean() for found in means if len(found) > 20])
+
+
 @pytest.mark.parametrize("follow", [0.0, 1.0])
 def test_windows_of_unaligned_specimens_show_one_place_of_the_view_or_of_the_anatomy(
     monkeypatch, follow
@@ -131,6 +159,8 @@ def test_normalise_maps_quantiles_and_survives_a_constant():
     clipped = acq.normalise(image, 0.1, 0.9)
     assert (clipped == 0).sum() == 101 and (clipped == 1).sum() == 101
     assert acq.normalise(np.full((3, 3, 3), 7, np.float32)).max() == 0
+    part = acq.normalise(image[:3], 0, 1, whole=image)
+    np.testing.assert_array_equal(part, acq.normalise(image, 0, 1)[:3])
 
 
 def test_thick_slices_keep_the_mean_and_the_shape():

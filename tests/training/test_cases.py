@@ -62,6 +62,26 @@ def test_folder_gives_cohorts_of_distinct_cases(tmp_path):
         assert specimen.image[inside].mean() > specimen.image[~inside].mean() + 0.2
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_parts_keep_the_scale_of_the_whole_where_this_is_asked(share):
+    source = CaseSource([lambda k=k: scan(k) for k in range(3)], [3, 7])
+    parts = []
+    drawn = source.cohort
+    source.cohort = lambda *a: parts.append(a[-1]) or drawn(*a)
+    stage = {"size": 16, "tasks": 4, "steps": 4, "contexts": (1, 1), "canonical": 24}
+    for partial in (0.0, 1.0):
+        c = TrainingConfig.model_validate(
+            {"stages": [stage], "segmentation_share": 1.0, "data_share": 1.0,
+             "anatomy": {"partial": partial, "whole_range": share}}
+        )  # fmt: skip
+        parts.clear()
+        EpisodeSource(c, source).episode(0, 0, step_plan(c, 0))
+        assert set(parts) == {bool(partial and share)}
+    asked = dict(count=2, size=16, side=24, mode="aligned", zoom=0.15, variation=0.5)
+    scans = drawn(np.random.default_rng(1), **asked, quantiles=(0, 1), part=bool(share))
+    assert (max(scan.image.max() for scan in scans) == 1) == (not share)
+
+
 def test_older_datasets_name_labels_by_value(tmp_path):
     source = nnunet_source(write_folder(tmp_path, 2, {"0": "background", "3": "box", "7": "hole"}))
     assert source.case(0, 16).labels.max() == 2

@@ -96,10 +96,12 @@ class CaseSource:
         zoom: float,
         variation: float,
         quantiles: tuple[float, float],
+        part: bool = False,
     ) -> list[Specimen]:
         """Return ``count`` scans of ``size`` cubed, each turned and bent a little in its own way.
 
-        Distinct cases while there are enough of them.
+        Distinct cases while there are enough of them. They are scaled by what they show, or as the
+        whole scans if they are a ``part``.
         """
         chosen = rng.choice(len(self), count, replace=count > len(self))
         cases = [self.case(int(i), side) for i in chosen]
@@ -111,7 +113,8 @@ class CaseSource:
             cases, episode_poses(rng, frame, count, mode, zoom, variation), strict=True
         ):
             index = canonical_indices(rng, pose, (2 * size,) * 3, side)
-            image = normalise(halve(case.image.reshape(-1)[index]), *quantiles)
+            image = halve(case.image.reshape(-1)[index])
+            image = image if part else normalise(image, *quantiles)
             specimens.append(Specimen(image, case.labels.reshape(-1)[index]))
         return specimens
 

@@ -58,6 +58,9 @@ class AnatomySettings(_Settings):
     }
     partial: float = Field(0.35, ge=0, le=1, description="share of cropped fields of view")
     partial_zoom: Span = (0.35, 0.8)
+    whole_range: float = Field(
+        0, ge=0, le=1, description="share of those that are scaled as in a scan of the whole"
+    )
     variation: Span = (0.3, 1.3)
     quantiles: Span = (0.001, 0.999)
     reuse: int = Field(4, ge=1, description="steps in which one anatomy is used")

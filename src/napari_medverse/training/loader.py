@@ -99,7 +99,7 @@ class EpisodeSource:
         self, rng: np.random.Generator, anatomy: Anatomy, plan: Plan, mode: PoseMode
     ) -> list[Specimen]:
         settings = self.config.anatomy
-        zoom, variation = self._view(rng)
+        zoom, variation, part = self._view(rng)
         return cohort(
             rng,
             anatomy,
@@ -111,25 +111,37 @@ class EpisodeSource:
             True,
             settings.families,
             settings.quantiles,
+            part,
         )
 
     def _scans(
         self, rng: np.random.Generator, stage: Stage, plan: Plan, mode: PoseMode
     ) -> list[Specimen]:
         source = self._cases[int(rng.integers(len(self._cases)))]
-        zoom, variation = self._view(rng)
-        quantiles = self.config.anatomy.quantiles
+        zoom, variation, part = self._view(rng)
         return source.cohort(
-            rng, plan.contexts + 1, plan.size, stage.canonical, mode, zoom, variation, quantiles
+            rng,
+            plan.contexts + 1,
+            plan.size,
+            stage.canonical,
+            mode,
+            zoom,
+            variation,
+            self.config.anatomy.quantiles,
+            part,
         )
 
-    def _view(self, rng: np.random.Generator) -> tuple[float, float]:
-        """Draw the width of the field of view and the strength of deformation."""
+    def _view(self, rng: np.random.Generator) -> tuple[float, float, bool]:
+        """Draw a field of view's width, the strength of deformation, and whether it is a part.
+
+        Only what is scaled as in a scan of the whole counts as a part.
+        """
         settings = self.config.anatomy
-        zoom = rng.uniform(0.95, 1.3)
-        if rng.random() < settings.partial:
+        zoom, partial = rng.uniform(0.95, 1.3), rng.random() < settings.partial
+        if partial:
             zoom = rng.uniform(*settings.partial_zoom)
-        return zoom, rng.uniform(*settings.variation)
+        variation = rng.uniform(*settings.variation)
+        return zoom, variation, partial and 0 < settings.whole_range > rng.random()
 
     def _anatomy(self, step: int, slot: int, size: int, attempt: int) -> Anatomy:
         # slots change their anatomies at different steps, so that no step pays for all

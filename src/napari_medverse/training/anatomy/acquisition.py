@@ -11,15 +11,19 @@ from scipy import ndimage
 from napari_medverse.training.anatomy.noise import Array, smooth_noise
 
 
-def normalise(image: Array, low: float = 0.001, high: float = 0.999) -> Array:
+def normalise(
+    image: Array, low: float = 0.001, high: float = 0.999, whole: Array | None = None
+) -> Array:
     """Rescale so that the quantiles ``low`` and ``high`` become 0 and 1, and clip to [0, 1].
 
-    ``low=0, high=1`` is plain min-max. A constant image becomes zero.
+    ``low=0, high=1`` is plain min-max. A constant image becomes zero. The quantiles are those of
+    ``whole`` where the image is a part of it.
     """
+    whole = image if whole is None else whole
     if low <= 0 and high >= 1:
-        a, b = float(image.min()), float(image.max())
+        a, b = float(whole.min()), float(whole.max())
     else:
-        flat = np.sort(image, axis=None)
+        flat = np.sort(whole, axis=None)
         last = flat.size - 1
         a, b = float(flat[round(low * last)]), float(flat[round(high * last)])
     return np.clip((image - a) / max(b - a, 1e-8), 0, 1).astype(np.float32)
@@ -94,8 +98,22 @@ def noise(rng: np.random.Generator, image: Array, strength: float, kind: str) ->
     return image + white
 
 
-def acquire(rng: np.random.Generator, image: Array, scanner: Scanner) -> Array:
-    """Apply one scanner's effects with a little variation from scan to scan."""
+def acquire(
+    rng: np.random.Generator, image: Array, scanner: Scanner, whole: Array | None = None
+) -> tuple[Array, Array]:
+    """Apply one scanner's effects with a little variation from scan to scan.
+
+    Parameters
+    ----------
+    whole
+        A coarse view of all that the image is a part of, without any effects: brightness is
+        changed by its range. None: the image is all there is.
+
+    Returns
+    -------
+    image, whole
+        The latter with the same changes of brightness.
+    """
     if scanner.blur:
         image = blur(image, scanner.blur * rng.uniform(0.7, 1.3))
     if scanner.slices > 1:
@@ -108,13 +126,16 @@ def acquire(rng: np.random.Generator, image: Array, scanner: Scanner) -> Array:
         image = streaks(rng, image, scanner.streaks)
     if scanner.noise:
         image = noise(rng, image, scanner.noise * rng.uniform(0.5, 1.5), scanner.noise_kind)
+    views = [image] if whole is None else [image, whole]
     if scanner.gamma != 1:
-        low, high = float(image.min()), float(image.max())
-        image = ((image - low) / max(high - low, 1e-6)) ** (scanner.gamma * rng.uniform(0.9, 1.1))
+        low, high = float(views[-1].min()), float(views[-1].max())
+        power = scanner.gamma * rng.uniform(0.9, 1.1)
+        views = [np.clip((x - low) / max(high - low, 1e-6), 0, None) ** power for x in views]
     if scanner.ceiling < 1:
-        low, high = np.quantile(image[::2, ::2, ::2], (scanner.floor, scanner.ceiling))
-        image = np.clip(image, low, max(high, low + 1e-6))
-    return image.astype(np.float32)
+        low, high = np.quantile(views[-1][::2, ::2, ::2], (scanner.floor, scanner.ceiling))
+        views = [np.clip(x, low, max(high, low + 1e-6)) for x in views]
+    views = [x.astype(np.float32) for x in views]
+    return views[0], views[-1]
 
 
 class Scanner:

@@ -18,6 +18,9 @@ from napari_medverse.training.anatomy.pose import (
     episode_poses,
 )
 
+# Every third voxel along an axis tells how bright a scan of a whole anatomy is.
+_COARSE = 3
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Specimen:
@@ -49,8 +52,12 @@ def render(
     size: int,
     fine: bool = True,
     quantiles: tuple[float, float] = (0.001, 0.999),
+    part: bool = False,
 ) -> Specimen:
-    """Return one specimen of ``size`` cubed; ``fine`` samples a grid twice as fine and averages."""
+    """Return one specimen of ``size`` cubed; ``fine`` samples a grid twice as fine and averages.
+
+    It is scaled by what it shows, or as a scan of the whole anatomy if it is a ``part`` of one.
+    """
     side = 2 * size if fine else size
     shape = (side, side, side)
     index = canonical_indices(rng, pose, shape, anatomy.labels.shape[0])
@@ -64,8 +71,9 @@ def render(
         grain = appearance.grain[labels[::2, ::2, ::2] if fine else labels]
         cells = int(rng.integers(max(3, size // 6), max(4, size // 2)))
         image += grain * smooth_noise(rng, image.shape, cells)
-    image = acquire(rng, image, scanner)
-    return Specimen(normalise(image, *quantiles), labels)
+    whole = appearance.mean[anatomy.labels[::_COARSE, ::_COARSE, ::_COARSE]] if part else None
+    image, whole = acquire(rng, image, scanner, whole)
+    return Specimen(normalise(image, *quantiles, whole), labels)
 
 
 def cohort(
@@ -79,13 +87,19 @@ def cohort(
     fine: bool = True,
     families: dict[str, float] | None = None,
     quantiles: tuple[float, float] = (0.001, 0.999),
+    part: bool = False,
 ) -> list[Specimen]:
-    """Return ``count`` specimens of one anatomy, of one modality, from one scanner."""
+    """Return ``count`` specimens of one anatomy, of one modality, from one scanner.
+
+    See `render` for ``part``.
+    """
     appearance = random_appearance(rng, anatomy, families)
     scanner = Scanner(rng, appearance.family)
     jitter = float(rng.uniform(0, 0.05))
     poses = episode_poses(rng, anatomy, count, mode, zoom, variation)
     return [
-        render(rng, anatomy, p, appearance.jittered(rng, jitter), scanner, size, fine, quantiles)
+        render(
+            rng, anatomy, p, appearance.jittered(rng, jitter), scanner, size, fine, quantiles, part
+        )
         for p in poses
     ]
