@@ -20,7 +20,7 @@ STEPS = 900
 _AROUND = 2
 
 _HIDDEN = 64
-_BATCH = 640
+_BATCH = 512
 _RATE = 1e-2
 _DECAY = 0.05
 _BETAS = (0.9, 0.999)
@@ -100,43 +100,40 @@ class Classifiers:
                 torch.from_numpy(np.concatenate(parts)) for parts in (features, answers, weights)
             )
             self._mean, self._spread = x.mean(dim=0), x.std(dim=0) + 1e-6
-            of_pair = torch.repeat_interleave(torch.tensor([len(part) for part in features]))
-            learns = torch.tensor(
-                [[pair in pairs for pair in range(len(features))] for pairs in learners]
-            )
+            ends = np.cumsum([0, *(len(part) for part in features)])
+            own = [
+                torch.cat([torch.arange(ends[k], ends[k + 1]) for k in pairs]) for pairs in learners
+            ]
             random = torch.Generator().manual_seed(_SEED)
-            self._layers = _fresh_layers(len(learns), (x.shape[1], y.shape[1]), random)
+            self._layers = _fresh_layers(len(own), (x.shape[1], y.shape[1]), random)
             # In place: of many pairs the features take tens of megabytes.
-            self._learn(self._scale(x), y, w[:, None], learns[:, of_pair, None], random, check)
+            self._learn(self._scale(x), y, w[:, None], own, random, check)
 
     def _learn(
         self,
         x: Tensor,
         y: Tensor,
         w: Tensor,
-        learns: Tensor,
+        own: Sequence[Tensor],
         random: torch.Generator,
         check: Callable[[], None],
     ) -> None:
-        """Learn; `learns` (classifiers, n, 1) bool tells from what."""
         w = w * ~y.isnan()
         y = y.nan_to_num()
         # A rare structure is learnt as soon as a common one.
-        share = torch.stack([(w * y * own).sum(dim=0) / own.sum() for own in learns])
-        share = share.clamp_min(1e-6)
+        share = torch.stack([(w[rows] * y[rows]).mean(dim=0) for rows in own]).clamp_min(1e-6)
         optimizer = _Adam(self._layers)
         for step in range(STEPS):
             if step % 50 == 0:
                 check()
-            # All see the same voxels, which is quicker than some for each, and pass over those of
-            # pairs that they must not know.
-            rows = torch.randint(len(x), (_BATCH,), generator=random)
-            noisy = torch.randn(_BATCH, x.shape[1], generator=random).mul_(_NOISE).add_(x[rows])
-            odds = _logits(self._layers, noisy.expand(len(learns), -1, -1))
-            answers = y[rows].expand_as(odds)
-            loss = F.binary_cross_entropy_with_logits(odds, answers, reduction="none")
-            own = learns[:, rows]
-            loss = (w[rows] * own * loss).sum(dim=1) / (share * own.sum(dim=1).clamp_min(1))
+            rows = torch.stack(
+                [part[torch.randint(len(part), (_BATCH,), generator=random)] for part in own]
+            )
+            noisy = x[rows]
+            noisy = noisy + _NOISE * torch.randn(noisy.shape, generator=random)
+            odds = _logits(self._layers, noisy)
+            loss = F.binary_cross_entropy_with_logits(odds, y[rows], reduction="none")
+            loss = (w[rows] * loss).mean(dim=1) / share
             slopes = torch.autograd.grad(loss.mean(dim=1).sum(), self._layers)
             optimizer.step(slopes, _rate(step / STEPS))
 
@@ -224,5 +221,5 @@ def _logits(layers: Sequence[Tensor], x: Tensor) -> Tensor:
     """Run the classifiers side by side, (classifiers, n, features) to (classifiers, n, C)."""
     *hidden, last, bias = layers
     for weight, shift in zip(hidden[::2], hidden[1::2], strict=True):
-        x = torch.baddbmm(shift, x, weight).relu_()
+        x = F.gelu(torch.baddbmm(shift, x, weight), approximate="tanh")
     return torch.baddbmm(bias, x, last)
