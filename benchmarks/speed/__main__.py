@@ -56,7 +56,7 @@ WHY = """What is not met, and why:
   in 1.13 times the time of one.
 - 16 pairs over one: the arrays of 15 more pairs, a cache that fills up to its budget, and the looks
   learnt from the pairs, of which a single pair has none (1.18 before looks; without a cache, too,
-  1.109, by hand).
+  1.109, by hand). A single pair that is not aligned has smaller windows, too (471 MB before).
 - Stalls: one step of the window's own, when the preview's layer is added and napari makes its
   controls and shaders (by software on a virtual screen); the first study imports torch.
 """
