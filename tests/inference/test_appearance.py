@@ -111,6 +111,7 @@ def test_rows_of_a_map_are_those_of_the_whole(octave):
     whole = found.rows(0, 29)
     assert whole.shape == (29, 29, 29)
     np.testing.assert_allclose(found.rows(16, 29), whole[16:29], atol=1e-6)
+    np.testing.assert_allclose(found.rows(8, 16), whole[8:16], atol=1e-6)
     np.testing.assert_allclose(found.rows(5, 13), whole[5:13], atol=1e-6)
     small = torch.from_numpy(found.part)[None, None]
     large = F.interpolate(small, scale_factor=2**octave, mode="trilinear", align_corners=False)

@@ -54,8 +54,7 @@ class Bend:
     vectors
         (3, d, h, w) float32: what to add to a source index, in source voxels.
     to_field
-        4x4 map from output indices to indices of the field, axis by axis; beyond the field nothing
-        moves.
+        4x4 map from output indices to indices of the field; beyond the field nothing moves.
     digest
         Hash of the field's content.
     """
@@ -284,22 +283,9 @@ def _positions(matrix: np.ndarray, indices: Sequence[np.ndarray]) -> Tensor:
 
 
 def _moves(bend: Bend, indices: Sequence[np.ndarray]) -> Tensor:
-    """Read a displacement field on a grid, (3, d, h, w) float32.
-
-    Axis by axis as matrix products: ten times quicker than reading every voxel by itself.
-    """
-    moves, across = bend.vectors, []
-    for axis, wanted in enumerate(indices):
-        position = wanted * bend.to_field[axis, axis] + bend.to_field[axis, 3]
-        side = moves.shape[1 + axis]
-        taps = axis_taps(position, 1.0, side, "trilinear")
-        moves = moves.narrow(1 + axis, taps.first, taps.stop - taps.first)
-        matrix = np.zeros((len(position), taps.stop - taps.first), np.float32)
-        for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
-            matrix[np.arange(len(position)), index] += weight
-        across.append(torch.from_numpy(matrix))
-    moves = across[1] @ (moves @ across[2].T)
-    return (across[0] @ moves.flatten(2)).reshape(3, -1, *moves.shape[2:])
+    """Read a displacement field on a grid, (3, d, h, w) float32."""
+    parts = bend.vectors.numpy()
+    return torch.stack([sample(x, np.asarray, bend.to_field, indices, "trilinear") for x in parts])
 
 
 def _interpolate(volumes: Tensor, positions: Tensor, mode: str) -> Tensor:

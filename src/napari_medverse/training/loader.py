@@ -141,7 +141,9 @@ class EpisodeSource:
         if partial:
             zoom = rng.uniform(*settings.partial_zoom)
         variation = rng.uniform(*settings.variation)
-        return zoom, variation, partial and 0 < settings.whole_range > rng.random()
+        # Drawn only where it is asked for: former configs give the batches that they gave.
+        asked = partial and settings.whole_range > 0
+        return zoom, variation, asked and rng.random() < settings.whole_range
 
     def _anatomy(self, step: int, slot: int, size: int, attempt: int) -> Anatomy:
         # slots change their anatomies at different steps, so that no step pays for all
