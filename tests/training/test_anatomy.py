@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from napari_medverse.training.anatomy import SCENES, cohort, pose, random_anatomy
+from napari_medverse.training.anatomy import SCENES, View, cohort, pose, random_anatomy
 from napari_medverse.training.anatomy import acquisition as acq
 from napari_medverse.training.anatomy.appearance import random_appearance
 from napari_medverse.training.anatomy.noise import random_rotation, small_rotation, smooth_noise
@@ -25,7 +25,7 @@ def test_every_kind_gives_structures_that_fill_part_of_the_grid(kind):
 def test_equal_seeds_give_equal_specimens_and_others_do_not():
     def make(seed):
         rng = np.random.default_rng(seed)
-        return cohort(rng, random_anatomy(rng, 32), 2, 16)
+        return cohort(rng, random_anatomy(rng, 32), 2, 16, View())
 
     first, again, other = make(3), make(3), make(4)
     np.testing.assert_array_equal(first[1].image, again[1].image)
@@ -35,7 +35,7 @@ def test_equal_seeds_give_equal_specimens_and_others_do_not():
 
 def test_specimen_is_normalised_and_its_mask_is_the_share_of_fine_labels():
     rng = np.random.default_rng(0)
-    specimen = cohort(rng, random_anatomy(rng, 32, {"body": 1.0}), 1, 16)[0]
+    specimen = cohort(rng, random_anatomy(rng, 32, {"body": 1.0}), 1, 16, View())[0]
     assert specimen.image.shape == (16, 16, 16) and specimen.image.dtype == np.float32
     assert specimen.image.min() == 0 and specimen.image.max() == 1
     assert specimen.labels.shape == (32, 32, 32)
@@ -52,7 +52,7 @@ def overlap(mode, variation=0.3):
     for seed in range(8):
         rng = np.random.default_rng(seed)
         anatomy = random_anatomy(rng, 32, {"body": 0.5, "head": 0.5})
-        a, b = (s.labels > 0 for s in cohort(rng, anatomy, 2, 16, mode, 1.1, variation))
+        a, b = (s.labels > 0 for s in cohort(rng, anatomy, 2, 16, View(mode, 1.1, variation)))
         scores.append(2 * (a & b).sum() / (a.sum() + b.sum()))
     return np.mean(scores)
 
@@ -68,7 +68,7 @@ def test_zoom_shows_a_part_of_the_anatomy():
     for zoom in (1.2, 0.4):
         rng = np.random.default_rng(1)
         anatomy = random_anatomy(rng, 32, {"body": 1.0})
-        shares.append((cohort(rng, anatomy, 1, 16, "mild", zoom)[0].labels > 0).mean())
+        shares.append((cohort(rng, anatomy, 1, 16, View("mild", zoom))[0].labels > 0).mean())
     assert shares[1] > shares[0]
 
 
@@ -81,8 +81,8 @@ def test_a_part_is_scaled_as_the_whole_scan():
         scans = {}
         for part in (False, True):
             rng = np.random.default_rng(seed)
-            families = {"ct": 1.0}
-            scans[part] = cohort(rng, anatomy, 4, 16, "mild", 0.2, families=families, part=part)
+            view = View("mild", 0.2, part=part)
+            scans[part] = cohort(rng, anatomy, 4, 16, view, {"ct": 1.0})
         assert all(scan.image.min() >= 0 and scan.image.max() <= 1 for scan in scans[True])
         assert all(scan.image.max() == 1 for scan in scans[False])
         brightest += [scan.image.max() for scan in scans[True]]
@@ -107,7 +107,8 @@ def test_windows_of_unaligned_specimens_show_one_place_of_the_view_or_of_the_ana
     monkeypatch.setattr(pose, "_FOLLOW", follow)
     monkeypatch.setitem(pose._SPREAD, "strong", (0.0, 0.0, 0.0, 0.0))
     anatomy = random_anatomy(np.random.default_rng(1), 32, {"body": 1.0})
-    first, *others = pose.episode_poses(np.random.default_rng(4), anatomy, 4, "strong", 0.4, 0.3)
+    view = View("strong", 0.4, 0.3)
+    first, *others = pose.episode_poses(np.random.default_rng(4), anatomy, 4, view)
     away = np.linalg.norm(first.offset - anatomy.centre)
     assert away > 0.1
     for other in others:
@@ -191,5 +192,5 @@ def test_generator_keeps_up_with_training():
     rng = np.random.default_rng(0)
     anatomy = random_anatomy(rng, 64)
     start = time.process_time()
-    cohort(rng, anatomy, 4, 32)
+    cohort(rng, anatomy, 4, 32, View())
     assert (time.process_time() - start) / 4 < 0.25

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from napari_medverse.errors import MedverseError
+from napari_medverse.training.anatomy import View
 from napari_medverse.training.cases import CaseSource, grid_case, nnunet_source
 from napari_medverse.training.config import TrainingConfig
 from napari_medverse.training.loader import EpisodeSource, make_batch, step_plan
@@ -54,7 +55,8 @@ def test_a_case_is_brought_to_a_cube_with_labels_in_place():
 def test_folder_gives_cohorts_of_distinct_cases(tmp_path):
     source = nnunet_source(write_folder(tmp_path))
     assert len(source) == 3
-    cohort = source.cohort(np.random.default_rng(0), 3, 16, 24, "aligned", 1.0, 0.5, (0.001, 0.999))
+    view = View("aligned", 1.0, 0.5)
+    cohort = source.cohort(np.random.default_rng(0), 3, 16, 24, view, (0.001, 0.999))
     assert len(cohort) == 3
     for specimen in cohort:
         assert specimen.image.shape == (16, 16, 16)
@@ -67,18 +69,20 @@ def test_parts_keep_the_scale_of_the_whole_where_this_is_asked(share):
     source = CaseSource([lambda k=k: scan(k) for k in range(3)], [3, 7])
     parts = []
     drawn = source.cohort
-    source.cohort = lambda *a: parts.append(a[-1]) or drawn(*a)
+    source.cohort = lambda *a: parts.append(a[4].part) or drawn(*a)
     stage = {"size": 16, "tasks": 4, "steps": 4, "contexts": (1, 1), "canonical": 24}
-    for partial in (0.0, 1.0):
+    # a stage's own share of parts comes before the general one
+    for general, own in ((0.0, None), (1.0, None), (0.0, 1.0), (1.0, 0.0)):
         c = TrainingConfig.model_validate(
-            {"stages": [stage], "segmentation_share": 1.0, "data_share": 1.0,
-             "anatomy": {"partial": partial, "whole_range": share}}
+            {"stages": [{**stage, "partial": own}], "segmentation_share": 1.0, "data_share": 1.0,
+             "anatomy": {"partial": general, "whole_range": share}}
         )  # fmt: skip
         parts.clear()
         EpisodeSource(c, source).episode(0, 0, step_plan(c, 0))
+        partial = general if own is None else own
         assert set(parts) == {bool(partial and share)}
-    asked = dict(count=2, size=16, side=24, mode="aligned", zoom=0.15, variation=0.5)
-    scans = drawn(np.random.default_rng(1), **asked, quantiles=(0, 1), part=bool(share))
+    view = View("aligned", 0.15, 0.5, part=bool(share))
+    scans = drawn(np.random.default_rng(1), 2, 16, 24, view, quantiles=(0, 1))
     assert (max(scan.image.max() for scan in scans) == 1) == (not share)
 
 

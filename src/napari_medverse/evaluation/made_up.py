@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..inference import ContextPair, Volume
-from ..training.anatomy import SCENES, Anatomy, Specimen, cohort, random_anatomy
+from ..training.anatomy import SCENES, Anatomy, Specimen, View, cohort, random_anatomy
 from .cohorts import Cohort
 
 #: share of the voxels that a structure must have in every specimen, and that an organ may have
@@ -44,7 +44,7 @@ def _cohort(number: int, kind: str, specimens: int, side: int, seed: int) -> Coh
     for attempt in range(100):
         rng = np.random.default_rng([seed, number, attempt])
         anatomy = random_anatomy(rng, _CANVAS, {kind: 1.0})
-        scans = cohort(rng, anatomy, specimens, side, "mild")
+        scans = cohort(rng, anatomy, specimens, side, View("mild"))
         structures = _structures(anatomy, scans)
         if structures:
             break

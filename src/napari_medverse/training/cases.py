@@ -17,7 +17,7 @@ from napari_medverse.errors import MedverseError
 from napari_medverse.training.anatomy.acquisition import halve, normalise
 from napari_medverse.training.anatomy.canvas import Anatomy
 from napari_medverse.training.anatomy.noise import Array
-from napari_medverse.training.anatomy.pose import PoseMode, canonical_indices, episode_poses
+from napari_medverse.training.anatomy.pose import View, canonical_indices, episode_poses
 from napari_medverse.training.anatomy.specimen import Specimen
 
 #: reads one case: image and integer labels, (D, H, W) each
@@ -92,16 +92,12 @@ class CaseSource:
         count: int,
         size: int,
         side: int,
-        mode: PoseMode,
-        zoom: float,
-        variation: float,
+        view: View,
         quantiles: tuple[float, float],
-        part: bool = False,
     ) -> list[Specimen]:
         """Return ``count`` scans of ``size`` cubed, each turned and bent a little in its own way.
 
-        Distinct cases while there are enough of them. They are scaled by what they show, or as the
-        whole scans if they are a ``part``.
+        Distinct cases while there are enough of them, read on a grid of ``side`` cubed.
         """
         chosen = rng.choice(len(self), count, replace=count > len(self))
         cases = [self.case(int(i), side) for i in chosen]
@@ -109,12 +105,10 @@ class CaseSource:
             cases[0].labels, np.zeros((1, 1, 1), np.float32), (), "case", np.zeros(3), 1.0
         )
         specimens = []
-        for case, pose in zip(
-            cases, episode_poses(rng, frame, count, mode, zoom, variation), strict=True
-        ):
+        for case, pose in zip(cases, episode_poses(rng, frame, count, view), strict=True):
             index = canonical_indices(rng, pose, (2 * size,) * 3, side)
             image = halve(case.image.reshape(-1)[index])
-            image = image if part else normalise(image, *quantiles)
+            image = image if view.part else normalise(image, *quantiles)
             specimens.append(Specimen(image, case.labels.reshape(-1)[index]))
         return specimens
 

@@ -156,7 +156,7 @@ class ClassSource(EpisodeSource):
             else:
                 anatomy = self._anatomy(step, slot, stage.canonical, attempt // 4)
                 names = [f"{anatomy.kind}/{s.name or s.tissue}" for s in anatomy.structures]
-                made = self._specimens(rng, anatomy, plan, mode), names
+                made = self._specimens(rng, anatomy, stage, plan, mode), names
             self._cohorts[key] = made
             while len(self._cohorts) > 2 * stage.tasks:
                 self._cohorts.popitem(last=False)

@@ -149,6 +149,7 @@ class Stage(_Settings):
     canonical: int = Field(96, description="side of the grid an anatomy is painted on")
     autoregressive: float | None = Field(None, description="overrides the general probability")
     fraction: Span | None = Field(None, description="overrides the foreground's bounds")
+    partial: float | None = Field(None, ge=0, le=1, description="overrides the anatomy's share")
     image: tuple[int, int] | None = Field(
         None, description="size and episodes of a step of image tasks, where they differ"
     )

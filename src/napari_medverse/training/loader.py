@@ -10,8 +10,14 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from napari_medverse.errors import MedverseError
-from napari_medverse.training.anatomy import Anatomy, Specimen, cohort, random_anatomy
-from napari_medverse.training.anatomy.pose import PoseMode
+from napari_medverse.training.anatomy import (
+    Anatomy,
+    PoseMode,
+    Specimen,
+    View,
+    cohort,
+    random_anatomy,
+)
 from napari_medverse.training.cases import CaseSource, nnunet_source
 from napari_medverse.training.config import Stage, TrainingConfig
 from napari_medverse.training.tasks import (
@@ -82,7 +88,7 @@ class EpisodeSource:
                 specimens = self._scans(rng, stage, plan, mode)
             else:
                 anatomy = self._anatomy(step, slot, stage.canonical, attempt // 4)
-                specimens = self._specimens(rng, anatomy, plan, mode)
+                specimens = self._specimens(rng, anatomy, stage, plan, mode)
             if plan.task == "image":
                 return image_episode(rng, specimens, config, plan)
             # a cohort without a fitting foreground in the end gets looser bounds
@@ -96,54 +102,30 @@ class EpisodeSource:
         )
 
     def _specimens(
-        self, rng: np.random.Generator, anatomy: Anatomy, plan: Plan, mode: PoseMode
+        self, rng: np.random.Generator, anatomy: Anatomy, stage: Stage, plan: Plan, mode: PoseMode
     ) -> list[Specimen]:
         settings = self.config.anatomy
-        zoom, variation, part = self._view(rng)
-        return cohort(
-            rng,
-            anatomy,
-            plan.contexts + 1,
-            plan.size,
-            mode,
-            zoom,
-            variation,
-            True,
-            settings.families,
-            settings.quantiles,
-            part,
-        )
+        count, view = plan.contexts + 1, self._view(rng, stage, mode)
+        return cohort(rng, anatomy, count, plan.size, view, settings.families, settings.quantiles)
 
     def _scans(
         self, rng: np.random.Generator, stage: Stage, plan: Plan, mode: PoseMode
     ) -> list[Specimen]:
         source = self._cases[int(rng.integers(len(self._cases)))]
-        zoom, variation, part = self._view(rng)
-        return source.cohort(
-            rng,
-            plan.contexts + 1,
-            plan.size,
-            stage.canonical,
-            mode,
-            zoom,
-            variation,
-            self.config.anatomy.quantiles,
-            part,
-        )
+        count, view = plan.contexts + 1, self._view(rng, stage, mode)
+        quantiles = self.config.anatomy.quantiles
+        return source.cohort(rng, count, plan.size, stage.canonical, view, quantiles)
 
-    def _view(self, rng: np.random.Generator) -> tuple[float, float, bool]:
-        """Draw a field of view's width, the strength of deformation, and whether it is a part.
-
-        Only what is scaled as in a scan of the whole counts as a part.
-        """
+    def _view(self, rng: np.random.Generator, stage: Stage, mode: PoseMode) -> View:
         settings = self.config.anatomy
-        zoom, partial = rng.uniform(0.95, 1.3), rng.random() < settings.partial
+        share = settings.partial if stage.partial is None else stage.partial
+        zoom, partial = rng.uniform(0.95, 1.3), rng.random() < share
         if partial:
             zoom = rng.uniform(*settings.partial_zoom)
         variation = rng.uniform(*settings.variation)
         # Drawn only where it is asked for: former configs give the batches that they gave.
         asked = partial and settings.whole_range > 0
-        return zoom, variation, asked and rng.random() < settings.whole_range
+        return View(mode, zoom, variation, asked and rng.random() < settings.whole_range)
 
     def _anatomy(self, step: int, slot: int, size: int, attempt: int) -> Anatomy:
         # slots change their anatomies at different steps, so that no step pays for all

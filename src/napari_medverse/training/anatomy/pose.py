@@ -35,6 +35,30 @@ _RESIDUAL = (0.1, 1.6)
 _FOLLOW = 0.4
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """How the specimens of one episode lie, and what is seen of them.
+
+    Attributes
+    ----------
+    mode
+        "aligned" specimens share their pose and shape up to a registration's residual error, from
+        hardly any to a failed deformable step; "strong" turns each one anyhow.
+    zoom
+        Half-width of the field of view relative to the anatomy's: 1.1 sees all of it with a margin,
+        0.4 a part, around a random place of the anatomy.
+    variation
+        Strength of the deformation between specimens.
+    part
+        Whether intensities are scaled as in a scan of the whole anatomy, not by what is seen.
+    """
+
+    mode: PoseMode = "strong"
+    zoom: float = 1.1
+    variation: float = 1.0
+    part: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pose:
     """One specimen's placement: 3x3 ``matrix``, ``offset`` (3,), displacement amplitudes."""
@@ -45,25 +69,12 @@ class Pose:
     ripple: float
 
 
-def episode_poses(
-    rng: np.random.Generator,
-    anatomy: Anatomy,
-    count: int,
-    mode: PoseMode,
-    zoom: float,
-    variation: float,
-) -> list[Pose]:
-    """Return ``count`` poses of one episode.
-
-    ``zoom`` is the half-width of the field of view relative to the anatomy's (1.1 sees all of it
-    with a margin, 0.4 a part, around a random place of the anatomy). ``variation`` scales the
-    deformation between specimens. Specimens in "aligned" mode share their pose and shape up to a
-    registration's residual error, from hardly any to a failed deformable step; "strong" turns each
-    one anyhow.
-    """
+def episode_poses(rng: np.random.Generator, anatomy: Anatomy, count: int, view: View) -> list[Pose]:
+    """Return ``count`` poses of one episode."""
+    mode, variation = view.mode, view.variation
     base = random_rotation(rng) if rng.random() < 0.8 else np.eye(3)
     stretch = np.exp(rng.normal(0, 0.1, 3))
-    zoom = zoom * anatomy.reach
+    zoom = view.zoom * anatomy.reach
     centre = _view_centre(rng, anatomy, zoom)
     degrees, shift, grow, widen = _SPREAD[mode]
     looseness = rng.uniform(0.3, 1.8)

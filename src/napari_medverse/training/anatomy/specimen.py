@@ -13,7 +13,7 @@ from napari_medverse.training.anatomy.canvas import Anatomy
 from napari_medverse.training.anatomy.noise import Array, smooth_noise
 from napari_medverse.training.anatomy.pose import (
     Pose,
-    PoseMode,
+    View,
     canonical_indices,
     episode_poses,
 )
@@ -50,25 +50,21 @@ def render(
     appearance: Appearance,
     scanner: Scanner,
     size: int,
-    fine: bool = True,
     quantiles: tuple[float, float] = (0.001, 0.999),
     part: bool = False,
 ) -> Specimen:
-    """Return one specimen of ``size`` cubed; ``fine`` samples a grid twice as fine and averages.
+    """Return one specimen of ``size`` cubed: a grid twice as fine, averaged.
 
     It is scaled by what it shows, or as a scan of the whole anatomy if it is a ``part`` of one.
     """
-    side = 2 * size if fine else size
-    shape = (side, side, side)
-    index = canonical_indices(rng, pose, shape, anatomy.labels.shape[0])
+    index = canonical_indices(rng, pose, (2 * size,) * 3, anatomy.labels.shape[0])
     labels = anatomy.labels.reshape(-1)[index]
     image = appearance.mean[labels]
     if appearance.shade.max() > 0.005:
         image += appearance.shade[labels] * anatomy.shade.reshape(-1)[index]
-    if fine:
-        image = halve(image)
+    image = halve(image)
     if appearance.grain.max() > 0.005:
-        grain = appearance.grain[labels[::2, ::2, ::2] if fine else labels]
+        grain = appearance.grain[labels[::2, ::2, ::2]]
         cells = int(rng.integers(max(3, size // 6), max(4, size // 2)))
         image += grain * smooth_noise(rng, image.shape, cells)
     whole = appearance.mean[anatomy.labels[::_COARSE, ::_COARSE, ::_COARSE]] if part else None
@@ -81,25 +77,16 @@ def cohort(
     anatomy: Anatomy,
     count: int,
     size: int,
-    mode: PoseMode = "strong",
-    zoom: float = 1.1,
-    variation: float = 1.0,
-    fine: bool = True,
+    view: View,
     families: dict[str, float] | None = None,
     quantiles: tuple[float, float] = (0.001, 0.999),
-    part: bool = False,
 ) -> list[Specimen]:
-    """Return ``count`` specimens of one anatomy, of one modality, from one scanner.
-
-    See `render` for ``part``.
-    """
-    appearance = random_appearance(rng, anatomy, families)
-    scanner = Scanner(rng, appearance.family)
+    """Return ``count`` specimens of ``size`` cubed: one anatomy, one modality, one scanner."""
+    look = random_appearance(rng, anatomy, families)
+    scanner = Scanner(rng, look.family)
     jitter = float(rng.uniform(0, 0.05))
-    poses = episode_poses(rng, anatomy, count, mode, zoom, variation)
+    poses = episode_poses(rng, anatomy, count, view)
     return [
-        render(
-            rng, anatomy, p, appearance.jittered(rng, jitter), scanner, size, fine, quantiles, part
-        )
-        for p in poses
+        render(rng, anatomy, pose, look.jittered(rng, jitter), scanner, size, quantiles, view.part)
+        for pose in poses
     ]
