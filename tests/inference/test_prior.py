@@ -34,11 +34,6 @@ def test_a_vote_is_the_mean_of_the_masks():
     assert np.allclose(label_vote([voter(half(2)), voter(everywhere)], 2)[4:], 0.5)
 
 
-def test_weights_count():
-    vote = label_vote([voter(half()), voter(np.ones((8, 8, 8), np.uint8))], 1, weights=[3, 1])
-    assert np.allclose(vote[:4], 0.25)
-
-
 def test_a_pair_does_not_vote_where_it_sees_nothing():
     # Moved by 3: it reaches the target's planes 3 to 7 only.
     vote = label_vote([voter(np.ones((8, 8, 8), np.uint8), shift=3), voter(half())], 1)
@@ -48,13 +43,6 @@ def test_a_pair_does_not_vote_where_it_sees_nothing():
     alone = label_vote([voter(np.ones((8, 8, 8), np.uint8), shift=3)], 1)
     assert np.allclose(alone[:3], 0)
     assert np.allclose(alone[3:], 1)
-
-
-def test_a_vote_on_a_coarse_grid_is_the_average_of_the_fine_one():
-    pairs = [voter(half()), voter(np.ones((8, 8, 8), np.uint8))]
-    fine = label_vote(pairs, 1)
-    coarse = label_vote(pairs, 1, shape=(4, 4, 4), scale=(2.0,) * 3, offset=(0.5,) * 3)
-    assert np.allclose(coarse, fine.reshape(4, 2, 4, 2, 4, 2).mean(axis=(1, 3, 5)))
 
 
 def test_unaligned_pairs_vote_as_they_are_placed():
@@ -76,18 +64,6 @@ def test_similar_pairs_weigh_more():
     assert similarity_weights([voter(label)]) == [1.0]
 
 
-def test_a_weight_may_differ_from_place_to_place():
-    trusted = np.ones((8, 8, 8), np.float32)
-    trusted[:4] = 0
-    pairs = [voter(half()), voter(np.ones((8, 8, 8), np.uint8))]
-    vote = label_vote(pairs, 1, weights=[trusted, 1.0])
-    assert np.allclose(vote, 1)
-    assert np.allclose(label_vote(pairs, 1, weights=[1.0, trusted])[:4], 0)
-
-
-def test_a_vote_needs_pairs_and_fitting_weights():
+def test_a_vote_needs_pairs():
     with pytest.raises(MedverseError, match="at least one context pair"):
         label_vote([], 1)
-    for weights in ([1.0], [1.0, -1.0], [0.0, 0.0]):
-        with pytest.raises(MedverseError, match="2 pairs needs 2 weights"):
-            label_vote([voter(half()), voter(half())], 1, weights=weights)

@@ -129,32 +129,19 @@ class AlignedPair:
         data = self.pair.label.data
         return self._warp(data, shape, scale, offset, fill=float(data.min()))
 
-    def mask_on(
-        self,
-        value: int,
-        shape: Shape | None = None,
-        scale: Triple = (1.0, 1.0, 1.0),
-        offset: Triple = (0.0, 0.0, 0.0),
-    ) -> np.ndarray:
-        """Return one label value as a soft mask, (d, h, w) float32 in 0..1; see `image_on`."""
+    def mask(self, value: int) -> np.ndarray:
+        """Return one label value as a soft mask on the target's grid, (D, H, W) float32 in 0..1."""
         return self._warp(
             self.pair.label.data,
-            shape or self.target.shape,
-            scale,
-            offset,
+            self.target.shape,
             convert=lambda part: (part == value).view(np.uint8),
         )
 
-    def seen_on(
-        self,
-        shape: Shape | None = None,
-        scale: Triple = (1.0, 1.0, 1.0),
-        offset: Triple = (0.0, 0.0, 0.0),
-    ) -> np.ndarray:
-        """Return where the pair's field of view reaches, (d, h, w) bool; see `image_on`."""
+    @property
+    def seen(self) -> np.ndarray:
+        """Where the pair's field of view reaches, (D, H, W) bool on the target's grid."""
         everywhere = np.broadcast_to(np.uint8(1), self.pair.image.shape)
-        shape = shape or self.target.shape
-        return self._warp(everywhere, shape, scale, offset, nearest=True).astype(bool)
+        return self._warp(everywhere, self.target.shape, nearest=True).astype(bool)
 
     def _warp(self, array, shape, scale=(1.0, 1.0, 1.0), offset=(0.0, 0.0, 0.0), **options):
         return warp(

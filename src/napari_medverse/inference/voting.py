@@ -39,8 +39,8 @@ def vote_on(
     """Return how pairs vote on a label value, on rows of a level.
 
     A pair that holds the value counts the more the more it is like the target, as a whole and
-    around each voxel, and only where its own field of view reaches (`prior.label_vote` is the same
-    vote on the target's own grid).
+    around each voxel, and only where its own field of view reaches (`prior.label_vote` counts
+    all alike, on the target's own grid).
 
     Parameters
     ----------
