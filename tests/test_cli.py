@@ -334,6 +334,12 @@ def test_demo_without_a_display_says_so(monkeypatch, capsys):
     assert "add --headless" in fails(capsys, "demo")
 
 
+def test_demo_without_qt_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setitem(sys.modules, "napari_medverse.widgets.demo", None)
+    assert 'install "napari-medverse[all]"' in fails(capsys, "demo")
+
+
 def test_installed_command_runs_and_stops_when_its_reader_leaves():
     command = [sys.executable, "-m", "napari_medverse", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

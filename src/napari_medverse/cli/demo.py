@@ -48,13 +48,12 @@ def _open_window() -> None:
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
         raise MedverseError("no display to open a window on; add --headless to the command")
-    from qtpy import QtBindingsNotFoundError
-
     try:
         from ..widgets.demo import open_demo
-    except QtBindingsNotFoundError as error:
+    except ImportError as error:
         raise MedverseError(
-            'no Qt is installed; run: python -m pip install "napari-medverse[all]"'
+            f"the window needs napari and Qt ({error}); "
+            'run: python -m pip install "napari-medverse[all]"'
         ) from error
     open_demo()
 
