@@ -196,7 +196,8 @@ def test_it_learns_and_keeps_the_best_under_a_name(pairs):
     model = tiny(patch=12, lively=False)
     state = {name: value.clone() for name, value in model.network.state_dict().items()}
     said = []
-    settings = replace(QUICK, steps=48, boxes=3, scores=2, lr=5e-3, ema=0.8)
+    # weights that know nothing yet have nothing to forget
+    settings = replace(QUICK, steps=48, boxes=3, scores=2, lr=5e-3, ema=0.8, share=1.0)
     result = adapt(pairs, "mine", model, settings, progress=said.append)
     before, after = (np.mean(list(d.usual.values())) for d in (result.before, result.after))
     assert after > before + 0.1 and result.steps in (24, 48)
@@ -223,6 +224,18 @@ def test_it_learns_and_keeps_the_best_under_a_name(pairs):
     old = predict(model, specimen(9).image, pairs, **options).labels
     truth = specimen(9).label.data
     assert (new == truth).mean() > (old == truth).mean()
+
+
+def test_what_is_kept_lies_between_the_unadapted_and_the_trained_weights(pairs, monkeypatch):
+    # whatever training makes of them counts as better
+    monkeypatch.setattr(Scores, "worth", lambda self, before: float(self is not before))
+    given, moves = tiny().network.state_dict(), {}
+    for name, share in (("all", 1.0), ("half", 0.5)):
+        adapt(pairs, name, tiny(), replace(QUICK, lr=3e-2, share=share))
+        kept = load_model(name).network.state_dict()
+        moves[name] = torch.cat([(kept[key] - given[key]).flatten() for key in given])
+    assert moves["all"].abs().max() > 1e-2
+    torch.testing.assert_close(moves["half"], moves["all"] / 2, atol=2e-3, rtol=0)
 
 
 def test_steps_and_seed_decide_the_result(pairs):

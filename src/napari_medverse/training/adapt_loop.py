@@ -15,6 +15,7 @@ from napari_medverse.inference import CancelToken, ContextPair
 from napari_medverse.inference.alignment import AlignmentCache
 from napari_medverse.inference.cache import FeatureCache
 from napari_medverse.inference.engine import Engine
+from napari_medverse.inference.sources import PlacedPair
 from napari_medverse.inference.voting import any_alike
 from napari_medverse.paths import cache_folder
 from napari_medverse.training import losses, prior
@@ -76,7 +77,11 @@ class AdaptSettings:
     patience
         Stop when this many scores in a row bring nothing better.
     ema
-        Decay of the running average of the weights, which is what is measured and kept.
+        Decay of the running average of the weights.
+    share
+        How far from the unadapted weights to that average lies what is measured and kept. Halfway
+        generalises better than either end: weights trained on so few scans forget (Wortsman et al.
+        2022, "Robust fine-tuning of zero-shot models").
 
     Raises
     ------
@@ -98,6 +103,7 @@ class AdaptSettings:
     scores: int = 3
     patience: int = 3
     ema: float = 0.9
+    share: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
@@ -197,6 +203,7 @@ class AdaptLoop:
         for name, parameter in self._network.named_parameters():
             parameter.requires_grad_("pos_embed" not in name)
         self._optimizer = torch.optim.AdamW(parameter_groups(self._network, 1e-4))
+        self._unadapted = Average(self._network, settings.ema)
         self._average = Average(self._network, settings.ema)
         asked = self._clock()
         self.before = self.after = self._score()
@@ -233,21 +240,32 @@ class AdaptLoop:
         alone = rng.random() < self.settings.alone
         loose = alone and rng.random() < 0.5
         pairs = fold.context(rng, value, self.settings.contexts, loose)
-        alone = alone or not any_alike(pairs)
-        number = len(fold.plan)
-        # Where there is a vote, what coarser levels predict is for the eye only.
-        if alone and number > 1 and rng.random() >= self.settings.finest:
-            number = int(rng.integers(1, number))
-        place = fold.place(rng, value)
-        window = fold.window(value, pairs, place, number, self._cancel, guided=not alone)
-        if alone and number > 1:
-            # Predictions of the levels before would cost several times as much, and gained nothing.
-            label = prior.degraded(rng, window.truth.numpy())
-            window = window.with_coarse(prior.coarse_image(window.image.numpy()), label)
+        if alone or not any_alike(pairs):
+            window = self._without_vote(fold, value, pairs)
+        else:
+            # Where there is a vote, what coarser levels predict is for the eye only.
+            place = fold.place(rng, value)
+            window = fold.window(value, pairs, place, len(fold.plan), self._cancel)
         return window.with_contexts(
             augment_pair(rng, image.numpy(), label.numpy(), _AUGMENTATION)
             for image, label in window.contexts
         )
+
+    def _without_vote(self, fold: Fold, value: int, pairs: list[PlacedPair]) -> Window:
+        """Return a window of any level, above the first with a poor prediction of the one before.
+
+        That is the truth made worse: predicting the levels before would cost several times as much,
+        and gained nothing.
+        """
+        rng, number = self._rng, len(fold.plan)
+        if number > 1 and rng.random() >= self.settings.finest:
+            number = int(rng.integers(1, number))
+        place = fold.place(rng, value)
+        window = fold.window(value, pairs, place, number, self._cancel, guided=False)
+        if number == 1:
+            return window
+        label = prior.degraded(rng, window.truth.numpy())
+        return window.with_coarse(prior.coarse_image(window.image.numpy()), label)
 
     # ---- training
 
@@ -326,15 +344,16 @@ class AdaptLoop:
         return Scores(leave_one_out_dice(*asked), coarse_dice(*asked))
 
     def _check(self) -> bool:
-        """Measure the averaged weights; keep them if they are the best so far."""
-        self._average.swap(self._network)
+        """Measure the weights that would be kept now; keep them if they are the best so far."""
+        candidate = self._unadapted.towards(self._average, self.settings.share)
+        candidate.swap(self._network)
         try:
             found = self._score()
             better = found.worth(self.before) > self.after.worth(self.before)
             if better:
                 self.after, self.best_step, self.best = found, self._step, self._state()
         finally:
-            self._average.swap(self._network)
+            candidate.swap(self._network)
         return better
 
     def _state(self) -> dict[str, Tensor]:

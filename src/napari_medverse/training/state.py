@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -90,6 +91,13 @@ class Average:
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         for name, parameter in network.named_parameters():
             self.values[name].lerp_(parameter.detach().float(), share)
+
+    @torch.no_grad()
+    def towards(self, other: Average, share: float) -> Average:
+        """Return an average that lies ``share`` of the way from this one to another."""
+        moved = copy.copy(self)
+        moved.values = {n: v.lerp(other.values[n], share) for n, v in self.values.items()}
+        return moved
 
     @torch.no_grad()
     def swap(self, network: nn.Module) -> None:
