@@ -94,7 +94,7 @@ class AdaptSettings:
     classes: tuple[int, ...] | None = None
     align: str = "auto"
     seed: int = 0
-    lr: float = 3e-4
+    lr: float = 1.5e-4
     tasks: int = 4
     finest: float = 0.5
     alone: float = 0.5
