@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from collections.abc import Callable
 
 import numpy as np
 import SimpleITK as sitk
@@ -24,7 +23,6 @@ def warp(
     field: Field | None = None,
     nearest: bool = False,
     fill: float = 0.0,
-    convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> np.ndarray:
     """Sample an array on a grid of the target; only the part that the grid needs is read.
 
@@ -45,8 +43,6 @@ def warp(
         averaging over blocks where the grid is coarser than the source (no aliasing).
     fill
         Value outside the source.
-    convert
-        Applied to the part that is read, such as to make a mask of labels.
 
     Returns
     -------
@@ -58,7 +54,7 @@ def warp(
         steps = np.linalg.norm(to_source[:3, :3] * np.asarray(scale), axis=1)
         pool = tuple(max(1, round(float(step))) for step in steps)
     part = _needed(array.shape, to_source, shape, scale, offset, field, pool)
-    array = convert(array[part])
+    array = np.asarray(array[part])
     to_source = np.array(to_source)
     to_source[:3, 3] -= [axis.start for axis in part]
     if not nearest:

@@ -131,11 +131,7 @@ class AlignedPair:
 
     def mask(self, value: int) -> np.ndarray:
         """Return one label value as a soft mask on the target's grid, (D, H, W) float32 in 0..1."""
-        return self._warp(
-            self.pair.label.data,
-            self.target.shape,
-            convert=lambda part: (part == value).view(np.uint8),
-        )
+        return self._warp((self.pair.label.data == value).view(np.uint8), self.target.shape)
 
     @property
     def seen(self) -> np.ndarray:
