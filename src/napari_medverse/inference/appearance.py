@@ -31,9 +31,9 @@ FEWEST = 2
 # Pairs that are learnt from, so that the time does not grow with their number, and the most parts
 # they are divided into.
 _MOST_PAIRS, _MOST_PARTS = 8, 4
-# Levels with more voxels are left to what the network makes of the level before, and so are those
-# on which the masks of all pairs take more bytes.
-_MOST_VOXELS, _MOST_BYTES = 1 << 22, 1 << 28
+# Levels with more voxels (the maps of as many take a gigabyte) are left to what the network makes of
+# the level before, and so are those on which the masks of all pairs take more bytes.
+MOST_VOXELS, _MOST_BYTES = 1 << 24, 1 << 28
 # Of looks and vote, what the pairs are best guessed by serves for the target, where it comes this
 # near to their own labels. Shares of the looks' log odds in a blend, the vote's being the rest.
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -93,7 +93,7 @@ class Appearance:
         within = [pair for pair in runner.pairs if seen(pair, levels[0], runner.mode).any()]
         self._pairs = sorted(within, key=lambda pair: pair.pair.key)[:_MOST_PAIRS]
         each = max(1, len(self._pairs) * len(runner.classes))
-        most = min(_MOST_VOXELS, _MOST_BYTES // each) if len(self._pairs) >= FEWEST else 0
+        most = min(MOST_VOXELS, _MOST_BYTES // each) if len(self._pairs) >= FEWEST else 0
         self._levels = [level for level in levels if np.prod(level.grid) <= most]
         self._latest: tuple[int, _Guesses | None] = (0, None)
 
