@@ -142,7 +142,7 @@ def test_probabilities_are_those_of_the_whole_scan():
     x = np.concatenate([rng.normal(1, 0.1, 2000), rng.normal(1, 0.1, 2000)]).astype(np.float32)
     y = np.repeat([1.0, 0.0], 2000).astype(np.float32)
     weights = np.repeat([1.0, 9.0], 2000).astype(np.float32)
-    found = Classifiers([x[:, None]], [y[:, None]], [weights], [[0]], lambda: None)
+    found = Classifiers.learn([x[:, None]], [y[:, None]], [weights], [[0]], lambda: None)
     logits = found.logits([Map(np.full((4, 4, 4), 1, np.float32), 0, (4, 4, 4))], [0])
     assert 1 / (1 + np.exp(-logits)) == pytest.approx(0.1, abs=0.04)
 

@@ -11,8 +11,8 @@ from napari_medverse.errors import Cancelled, MedverseError
 from napari_medverse.inference import CancelToken, FeatureCache, stream
 from napari_medverse.inference.engine import Engine
 from napari_medverse.training.adapt import adapt
-from napari_medverse.training.adapt_loop import AdaptSettings, Scores
-from napari_medverse.training.held_out import coarse_dice, hold_out, leave_one_out_dice
+from napari_medverse.training.adapt_loop import AdaptSettings
+from napari_medverse.training.held_out import Scores, coarse_dice, hold_out, leave_one_out_dice
 from napari_medverse.training.leave_one_out import Fold, bent
 from napari_medverse.weights import Model, ModelConfig, available, info
 from napari_medverse.weights.importing import write
@@ -43,6 +43,11 @@ def tiny(patch=16, lively=True, **changes):
     if lively:
         torch.nn.init.normal_(network.target_decoder.output_block.block[-1].weight, std=0.5)
     return Model("tiny", network.eval().requires_grad_(False), config, "tiny", "cpu", "exact")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("napari_medverse.inference._appearance_fit.STEPS", 100)
 
 
 def fold_of(model, pairs, align="none"):
@@ -220,10 +225,32 @@ def test_it_learns_and_keeps_the_best_under_a_name(pairs):
     assert said[0].before is None and said[-1].before == pytest.approx(before)
     # the whole scan by the public API, too; looks would find it without good weights
     options = {"align": "none", "prior": "none"}
-    new = predict(load_model("mine"), specimen(9).image, pairs, **options).labels
+    alone = replace(load_model("mine"), looks=None)
+    new = predict(alone, specimen(9).image, pairs, **options).labels
     old = predict(model, specimen(9).image, pairs, **options).labels
     truth = specimen(9).label.data
     assert (new == truth).mean() > (old == truth).mean()
+
+
+def test_looks_are_kept_where_they_tell_more_than_the_network(pairs, monkeypatch):
+    result = adapt(pairs, "knowing", tiny(), QUICK)
+    assert set(result.looks) == {1, 2} and min(result.looks.values()) > 0.9
+    assert "By their looks they now know class 1" in result.summary()
+    model = load_model("knowing")
+    assert model.looks.config.trusted == (1, 2)
+    told = info("knowing")["provenance"]["leave-one-out Dice"]["looks alone"]
+    assert told == {str(v): pytest.approx(dice, abs=1e-4) for v, dice in result.looks.items()}
+    # One pair is enough now, even without a prior.
+    target = specimen(9)
+    found = predict(model, target.image, pairs[:1], align="none", prior="none").labels
+    assert (found == target.label.data).mean() > 0.95
+    # Adapted again, they learn anew.
+    again = adapt(pairs[:1], "again", model, QUICK)
+    assert again.looks == {} and load_model("again").looks is None
+    assert "looks" not in again.summary()
+    # What the network alone finds better is left to it.
+    monkeypatch.setattr("napari_medverse.training.adapt_loop.coarse_dice", lambda *a: {1: 1.1})
+    assert set(adapt(pairs, "half", tiny(), QUICK).looks) == {2}
 
 
 def test_what_is_kept_lies_between_the_unadapted_and_the_trained_weights(pairs, monkeypatch):
@@ -263,8 +290,8 @@ def test_by_the_clock_it_ends_in_time_and_stops_early(pairs):
 
     settings = AdaptSettings(minutes=2, tasks=1, boxes=2, scores=3, align="none", lr=1e-3)
     result = adapt(pairs, "timed", tiny(), settings, progress=pass_time, clock=lambda: now)
-    # 30 s until the first score, three more of 6 s each, and as many steps as surely fit between
-    assert result.seconds == 30 + 3 * 6 + 11 * 6
+    # 36 s until the first score, three more of 6 s each, and as many steps as surely fit between
+    assert result.seconds == 36 + 3 * 6 + 10 * 6
     still = AdaptSettings(steps=4, tasks=1, boxes=1, scores=4, patience=2, align="none", lr=0.0)
     steps = []
     adapt(pairs, "still", tiny(), still, progress=lambda p: steps.append(p.text))
@@ -284,7 +311,7 @@ def test_a_single_pair_serves_as_its_own_context(pairs):
 
 
 def test_cancel_at_any_moment_keeps_nothing(pairs):
-    for word in ("aligning", "measuring", "training"):
+    for word in ("aligning", "learning", "measuring", "training"):
         token = CancelToken()
 
         def stop(progress, word=word, token=token):

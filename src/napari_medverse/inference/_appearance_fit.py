@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -69,45 +71,66 @@ def draw(
     return np.concatenate(chosen), np.concatenate(weights)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
 class Classifiers:
     """Several perceptrons with two hidden layers, learnt side by side.
 
     One yes or no for every structure, so that a pair need not hold them all. Their probabilities
     are those of the whole scans, not of the voxels drawn.
 
-    Parameters
+    Attributes
     ----------
-    features, answers, weights
-        Of every pair: (n, features) float32, (n, C) float32 in 0..1 and NaN where the pair does not
-        know the structure, (n,) float32.
-    learners
-        For each classifier the pairs it learns from, by number.
-    check
-        Called now and then; raises to cancel.
+    mean, spread
+        (features,) float32: how features are scaled.
+    layers
+        Weights and biases in turn, each with a first axis of classifiers.
     """
 
-    def __init__(
-        self,
+    mean: Tensor
+    spread: Tensor
+    layers: list[Tensor]
+
+    @classmethod
+    def learn(
+        cls,
         features: Sequence[np.ndarray],
         answers: Sequence[np.ndarray],
         weights: Sequence[np.ndarray],
         learners: Sequence[Sequence[int]],
         check: Callable[[], None],
-    ) -> None:
+    ) -> Self:
+        """Learn from pairs.
+
+        Parameters
+        ----------
+        features, answers, weights
+            Of every pair: (n, features) float32, (n, C) float32 in 0..1 and NaN where the pair does
+            not know the structure, (n,) float32.
+        learners
+            For each classifier the pairs it learns from, by number.
+        check
+            Called now and then; raises to cancel.
+        """
         # A caller may predict without recording gradients; learning needs them.
         with torch.inference_mode(False), torch.enable_grad():
             x, y, w = (
                 torch.from_numpy(np.concatenate(parts)) for parts in (features, answers, weights)
             )
-            self._mean, self._spread = x.mean(dim=0), x.std(dim=0) + 1e-6
             ends = np.cumsum([0, *(len(part) for part in features)])
             own = [
                 torch.cat([torch.arange(ends[k], ends[k + 1]) for k in pairs]) for pairs in learners
             ]
             random = torch.Generator().manual_seed(_SEED)
-            self._layers = _fresh_layers(len(own), (x.shape[1], y.shape[1]), random)
+            layers = _fresh_layers(len(own), (x.shape[1], y.shape[1]), random)
+            found = cls(x.mean(dim=0), x.std(dim=0) + 1e-6, layers)
             # In place: of many pairs the features take tens of megabytes.
-            self._learn(self._scale(x), y, w[:, None], own, random, check)
+            found._learn(found._scale(x), y, w[:, None], own, random, check)
+        return found
+
+    @property
+    def inputs(self) -> int:
+        """Number of features."""
+        return len(self.mean)
 
     def _learn(
         self,
@@ -122,7 +145,7 @@ class Classifiers:
         y = y.nan_to_num()
         # A rare structure is learnt as soon as a common one.
         share = torch.stack([(w[rows] * y[rows]).mean(dim=0) for rows in own]).clamp_min(1e-6)
-        optimizer = _Adam(self._layers)
+        optimizer = _Adam(self.layers)
         for step in range(STEPS):
             if step % 50 == 0:
                 check()
@@ -131,17 +154,17 @@ class Classifiers:
             )
             noisy = x[rows]
             noisy = noisy + _NOISE * torch.randn(noisy.shape, generator=random)
-            odds = _logits(self._layers, noisy)
+            odds = _logits(self.layers, noisy)
             loss = F.binary_cross_entropy_with_logits(odds, y[rows], reduction="none")
             loss = (w[rows] * loss).mean(dim=1) / share
-            slopes = torch.autograd.grad(loss.mean(dim=1).sum(), self._layers)
+            slopes = torch.autograd.grad(loss.mean(dim=1).sum(), self.layers)
             optimizer.step(slopes, _rate(step / STEPS))
 
     @torch.no_grad()
     def logits_of(self, features: np.ndarray, number: int) -> np.ndarray:
         """Return the log odds of voxels by one of the classifiers, (n, C) float32."""
         x = self._scale(torch.from_numpy(features.copy()))
-        return _logits([layer[number : number + 1] for layer in self._layers], x[None])[0].numpy()
+        return _logits([layer[number : number + 1] for layer in self.layers], x[None])[0].numpy()
 
     @torch.no_grad()
     def logits(self, maps: Sequence[Map], numbers: Sequence[int]) -> np.ndarray:
@@ -154,7 +177,7 @@ class Classifiers:
         numbers
             Of the classifiers whose mean is returned.
         """
-        layers = [layer[list(numbers)] for layer in self._layers]
+        layers = [layer[list(numbers)] for layer in self.layers]
         shape = maps[0].shape
         found = np.empty((layers[-1].shape[-1], *shape), np.float32)
         for row in range(0, shape[0], _ROWS):
@@ -172,7 +195,7 @@ class Classifiers:
 
     def _scale(self, x: Tensor) -> Tensor:
         """Scale features in place."""
-        return x.sub_(self._mean).div_(self._spread).clamp_(-_FARTHEST, _FARTHEST)
+        return x.sub_(self.mean).div_(self.spread).clamp_(-_FARTHEST, _FARTHEST)
 
 
 def _fresh_layers(count: int, ends: tuple[int, int], random: torch.Generator) -> list[Tensor]:
@@ -194,7 +217,7 @@ class _Adam:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters = parameters
-        self._means, self._squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+        self.means, self._squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
         self._count = 0
 
     @torch.no_grad()
@@ -202,7 +225,7 @@ class _Adam:
         self._count += 1
         first, second = (1 - beta**self._count for beta in _BETAS)
         for parameter, slope, mean, square in zip(
-            self._parameters, slopes, self._means, self._squares, strict=True
+            self._parameters, slopes, self.means, self._squares, strict=True
         ):
             mean.lerp_(slope, 1 - _BETAS[0])
             square.mul_(_BETAS[1]).addcmul_(slope, slope, value=1 - _BETAS[1])

@@ -12,8 +12,8 @@ from .runner import WindowRunner
 from .sampling import Mode
 from .sources import PlacedPair
 
-# With more structures than these, less is looked at of each one's guesses.
-_FEW = 6
+#: with more structures than these, less is looked at of each one's guesses
+FEW = 6
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -99,7 +99,7 @@ class LevelScans:
         self._check()
         images = [*(pair.image for pair in self._pairs), self._runner.target]
         classes = range(len(self._runner.classes))
-        brief = len(classes) > _FEW
+        brief = len(classes) > FEW
         image = images[number].read(*_place(self._level, self._runner.mode))
         yield from maps_of_image(image.numpy())
         for channel in classes:

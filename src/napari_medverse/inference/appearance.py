@@ -28,11 +28,11 @@ from .trust import blend
 
 #: pairs needed: one to learn from and one to judge by
 FEWEST = 2
-# Pairs that are learnt from, so that the time does not grow with their number, and the most parts
-# they are divided into.
-_MOST_PAIRS, _MOST_PARTS = 8, 4
-# Levels with more voxels (the maps of as many take a gigabyte) are left to what the network makes of
-# the level before, and so are those on which the masks of all pairs take more bytes.
+#: pairs that are learnt from, so that the time does not grow with their number, and the most parts
+#: they are divided into
+MOST_PAIRS, MOST_PARTS = 8, 4
+#: levels with more voxels (the maps of as many take a gigabyte) are left to what the network makes
+#: of the level before, and so are those on which the masks of all pairs take more bytes
 MOST_VOXELS, _MOST_BYTES = 1 << 24, 1 << 28
 # Of looks and vote, what the pairs are best guessed by serves for the target, where it comes this
 # near to their own labels. Shares of the looks' log odds in a blend, the vote's being the rest.
@@ -64,6 +64,11 @@ class _Guesses:
         return nbytes_of([self.target, *votes, *self.pairs])
 
 
+def most_voxels(pairs: int, classes: int) -> int:
+    """Return how many voxels a level may have for looks to be learnt on it."""
+    return min(MOST_VOXELS, _MOST_BYTES // max(1, pairs * classes))
+
+
 class Appearance:
     """What the places of a target look like to the pairs of a request.
 
@@ -91,9 +96,9 @@ class Appearance:
         self._runner, self._check, self._otherwise = runner, check, otherwise
         # In an order of their own, so that the result does not depend on that of the request.
         within = [pair for pair in runner.pairs if seen(pair, levels[0], runner.mode).any()]
-        self._pairs = sorted(within, key=lambda pair: pair.pair.key)[:_MOST_PAIRS]
-        each = max(1, len(self._pairs) * len(runner.classes))
-        most = min(MOST_VOXELS, _MOST_BYTES // each) if len(self._pairs) >= FEWEST else 0
+        self._pairs = sorted(within, key=lambda pair: pair.pair.key)[:MOST_PAIRS]
+        count = len(self._pairs)
+        most = most_voxels(count, len(runner.classes)) if count >= FEWEST else 0
         self._levels = [level for level in levels if np.prod(level.grid) <= most]
         self._latest: tuple[int, _Guesses | None] = (0, None)
 
@@ -153,9 +158,9 @@ class Appearance:
         guessed = None if below is None else [*below.pairs, below.target]
         scans = LevelScans(self._runner, self._pairs, level, guessed, self._check)
         drawn = [scans.draw(number) for number in range(count)]
-        parts = min(count, _MOST_PARTS)
+        parts = min(count, MOST_PARTS)
         learners = [[k for k in range(count) if k % parts != part] for part in range(parts)]
-        classifiers = Classifiers(
+        classifiers = Classifiers.learn(
             [each.features for each in drawn],
             [each.answers for each in drawn],
             [each.stands_for for each in drawn],
@@ -200,7 +205,9 @@ def _best_shares(
                 for part in (expit(guess[:, channel]), voxels.votes[:, channel])
             )
             blends = [blend(looks, others, share).numpy() >= 0.5 for share in _SHARES]
-            scores.append([_dice(found, truth >= 0.5, voxels.stands_for) for found in blends])
+            scores.append(
+                [weighted_dice(found, truth >= 0.5, voxels.stands_for) for found in blends]
+            )
         # One pair has no others to judge by.
         if len(scores) >= FEWEST:
             mean = np.mean(scores, axis=0)
@@ -209,7 +216,8 @@ def _best_shares(
     return best, reached
 
 
-def _dice(found: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> float:
+def weighted_dice(found: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> float:
+    """Return the Dice of voxels (n,) bool that each stand for some number of voxels."""
     return 2 * float(weight[found & truth].sum() / (weight[found].sum() + weight[truth].sum()))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..weights.looks import Looks
 from . import levels as plans
 from . import precision
 from .compiling import compile_parts
@@ -26,6 +27,7 @@ class Engine:
     device: str
     precision: str
     kind: str
+    looks: Looks | None = None
 
     @classmethod
     def of(cls, model) -> "Engine":
@@ -33,7 +35,8 @@ class Engine:
         chosen = precision.resolve(model.precision, network, model.device)
         if getattr(model, "compiled", False):
             compile_parts(network, model.device)
-        return cls(network, model.config, model.fingerprint, str(model.device), chosen, model.kind)
+        device, looks = str(model.device), getattr(model, "looks", None)
+        return cls(network, model.config, model.fingerprint, device, chosen, model.kind, looks)
 
     @property
     def published(self) -> bool:

@@ -126,7 +126,9 @@ def provenance(model, request: Request, frame: Frame) -> dict:
     """Describe how a prediction came about, in plain values that JSON can hold."""
     # Only Iris has a strategy; only where pairs vote is the network weighed against them.
     some = {
-        key: frame.details[key] for key in ("strategy", "network_share") if key in frame.details
+        key: frame.details[key]
+        for key in ("strategy", "network_share", "looks")
+        if key in frame.details
     }
     return some | {
         "software": f"napari-medverse {__version__}",

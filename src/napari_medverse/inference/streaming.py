@@ -23,9 +23,11 @@ from .engine import Engine
 from .feedback import Feedback
 from .frames import Frame
 from .iris_stream import stream_iris
+from .kept_looks import KeptLooks
 from .levels import Level
 from .normalise import Scaling
 from .placing import intensity, place_pairs, place_target, share_scales
+from .recognition import Recognition
 from .request import Request, make_request
 from .runner import WindowRunner
 from .sources import PlacedImage, PlacedPair
@@ -133,7 +135,7 @@ class _Run:
         self.windows_in_all = 0
         self.windows_said = 0
         self.units = Scaling(0.0, 1.0)
-        self.looks: Appearance | None = None
+        self.looks: Appearance | Recognition | None = None
 
     def frames(self) -> Iterator[Frame]:
         self._check()
@@ -153,11 +155,11 @@ class _Run:
                     yield from self._sketch(engine, plan[0])
                 aligned = aligning.result(self._say)
         self._set_out(engine, plan[0], place_pairs(request, engine.config, self.cache, aligned))
-        if self._looks_help(engine):
+        if self._looks_kept(engine) or self._looks_learnt(engine):
             if self._worth_a_sketch(plan):
                 yield from self._sketch(engine, plan[0])
-            self._say("learning what the structures look like")
-            self.guide = self.looks = Appearance(self.runner, plan, self._check, self.guide)
+            self.looks = self._find_looks(engine, plan)
+            self.guide = self.looks or self.guide
         if self.guide is None and request.task == "labels":
             # The first level, which may have been shown already, is the same.
             plan = engine.plan(request.target, request.levels, request.overlap, halved=True)[:last]
@@ -197,7 +199,16 @@ class _Run:
         self.voting = Voting(engine, request, self.runner, coarse, self.cache)
         self.guide = self.voting if self.voting.wanted else None
 
-    def _looks_help(self, engine: Engine) -> bool:
+    def _looks_kept(self, engine: Engine) -> bool:
+        """Whether looks that the weights keep are of use here."""
+        request = self.request
+        if engine.looks is None or request.task == "image":
+            return False
+        # Pairs that vote and are several tell more.
+        told = self.guide is not None and len(self.runner.pairs) >= FEWEST
+        return request.prior == "none" or (request.prior == "auto" and not told)
+
+    def _looks_learnt(self, engine: Engine) -> bool:
         """Whether the pairs are asked what places look like."""
         request = self.request
         if request.task == "image" or len(self.runner.pairs) < FEWEST:
@@ -205,6 +216,22 @@ class _Run:
         # Learning takes seconds: too long for a run that ends before the finest level.
         native = not engine.published and not engine.single and request.stop_level is None
         return request.prior == "appearance" or (request.prior == "auto" and native)
+
+    def _find_looks(self, engine: Engine, plan: list[Level]) -> Appearance | Recognition | None:
+        """Return the looks that the weights keep if they know enough, or those of the pairs."""
+        learnt = self._looks_learnt(engine)
+        if self._looks_kept(engine):
+            self._say("looking for structures that the weights know")
+            looks = KeptLooks.of(engine.looks)
+            known = Recognition(looks, engine.fingerprint, self.runner, self._check, self.guide)
+            if known.knows_all or (known.knows_any and not learnt):
+                self.details["looks"] = "kept"
+                return known
+        if not learnt:
+            return None
+        self._say("learning what the structures look like")
+        self.details["looks"] = "learnt"
+        return Appearance(self.runner, plan, self._check, self.guide)
 
     def _worth_a_sketch(self, plan: list[Level]) -> bool:
         return self.frame_interval is not None and len(plan) > 1 and plan[0].windows == 1

@@ -1,8 +1,9 @@
 """Adapting weights to a user's own scans: a few minutes of leave-one-out training.
 
 Every annotated pair is in turn the target, the others, aligned to it, are its context
-(`leave_one_out`). Boxes that the loss never looks into say how good the weights have become; the
-unadapted weights are the first candidate, so that by this measure the result is never worse.
+(`leave_one_out`). What the structures look like is learnt beside the network and kept with it
+(`inference.kept_looks`). Boxes that the loss never looks into say how good the weights have become;
+the unadapted weights are the first candidate, so that by this measure the result is never worse.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -19,10 +20,14 @@ import torch
 from napari_medverse import __version__
 from napari_medverse.errors import MedverseError
 from napari_medverse.inference import CancelToken, ContextPair, ContextSet
-from napari_medverse.training.adapt_loop import AdaptLoop, AdaptProgress, AdaptSettings, Scores
+from napari_medverse.training.adapt_loop import AdaptLoop, AdaptProgress, AdaptSettings
+from napari_medverse.training.held_out import Scores
 from napari_medverse.weights.importing import write
 from napari_medverse.weights.loading import Model, load_model
 from napari_medverse.weights.registry import named_path
+
+# Looks that find less of a class on pairs they have not seen are not kept.
+_LEAST_DICE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,9 @@ class Adapted:
         Training steps behind the weights kept; 0: training gained nothing, they are the unadapted.
     seconds
         Time taken.
+    looks
+        Leave-one-out Dice by class of looks alone (see `inference.kept_looks`), of the classes for
+        which they tell more than the network alone and are kept.
     """
 
     name: str
@@ -46,6 +54,7 @@ class Adapted:
     after: Scores
     steps: int
     seconds: float
+    looks: dict[int, float] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Say in a sentence or two what was gained."""
@@ -59,6 +68,9 @@ class Adapted:
             found += "; coarsely without a first guess {:.3f} (before: {:.3f})".format(*alone)
         if not self.steps:
             found += "; training gained nothing there, so these are the unadapted weights"
+        if self.looks:
+            known = ", ".join(f"class {value} {dice:.3f}" for value, dice in self.looks.items())
+            found += f". By their looks they now know {known}, however many pairs there are"
         return found + "."
 
 
@@ -121,12 +133,29 @@ def adapt(
     started = clock()
     loop = AdaptLoop(own, list(context), classes, settings, progress, cancel, clock)
     loop.run()
-    result = Adapted(name, loop.before, loop.after, loop.best_step, clock() - started)
-    described = own.config.model_copy(
-        update={"provenance": _provenance(own, context, classes, settings, result)}
-    )
-    write(path, {key: value.to(torch.float16) for key, value in loop.best.items()}, described)
+    known = _known_by_looks(loop)
+    took = clock() - started
+    result = Adapted(name, loop.before, loop.after, loop.best_step, took, known)
+    tensors = {key: value.to(torch.float16) for key, value in loop.best.items()}
+    looks = loop.looks.kept(tuple(known)) if known else None
+    if looks is not None:
+        tensors |= looks.tensors()
+    provenance = _provenance(own, context, classes, settings, result)
+    changes = {"provenance": provenance, "looks": None if looks is None else looks.config}
+    write(path, tensors, own.config.model_copy(update=changes))
     return result
+
+
+def _known_by_looks(loop: AdaptLoop) -> dict[int, float]:
+    """Return the Dice of the classes that looks tell more of than the network alone does."""
+    if loop.looks is None:
+        return {}
+    alone = loop.after.alone
+    return {
+        value: dice
+        for value, dice in loop.looks.dice.items()
+        if dice >= max(_LEAST_DICE, alone.get(value, 0.0))
+    }
 
 
 def _own_copy(model: str | Model, device: str) -> Model:
@@ -140,7 +169,7 @@ def _own_copy(model: str | Model, device: str) -> Model:
     if isinstance(model, Model):
         network = model.config.build()
         network.load_state_dict(model.network.state_dict())
-        own = replace(model, network=network.to(model.device))
+        own = replace(model, network=network.to(model.device), looks=None)
     else:
         own = load_model(model, device)
     if own.kind != "medverse" or own.config.published:
@@ -179,6 +208,7 @@ def _provenance(
             "adapted": _rounded(result.after.usual),
             "unadapted, coarse, no vote": _rounded(result.before.alone),
             "adapted, coarse, no vote": _rounded(result.after.alone),
+            "looks alone": _rounded(result.looks),
         },
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

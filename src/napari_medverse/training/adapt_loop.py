@@ -15,13 +15,21 @@ from napari_medverse.inference import CancelToken, ContextPair
 from napari_medverse.inference.alignment import AlignmentCache
 from napari_medverse.inference.cache import FeatureCache
 from napari_medverse.inference.engine import Engine
+from napari_medverse.inference.kept_looks import KeptLooks
+from napari_medverse.inference.looks_learning import learn
+from napari_medverse.inference.placing import intensity, place_target
 from napari_medverse.inference.sources import PlacedPair
 from napari_medverse.inference.voting import any_alike
 from napari_medverse.paths import cache_folder
 from napari_medverse.training import losses, prior
 from napari_medverse.training.augment import augment_pair
 from napari_medverse.training.config import AugmentationSettings
-from napari_medverse.training.held_out import coarse_dice, hold_out, leave_one_out_dice
+from napari_medverse.training.held_out import (
+    Scores,
+    coarse_dice,
+    hold_out,
+    leave_one_out_dice,
+)
 from napari_medverse.training.leave_one_out import Fold, Window
 from napari_medverse.training.state import Average, parameter_groups
 from napari_medverse.weights.loading import Model
@@ -37,8 +45,6 @@ _CAUTION = 1.3
 _WARM_UP = 5
 _LAST_RATE = 0.05
 _CLIP = 1.0
-# A class may usually lose so much Dice, which boxes do not measure more exactly.
-_ALLOWED = 0.005
 # What a logit is set to where the loss must not look: background for certain.
 _NOTHING = -30.0
 
@@ -111,32 +117,6 @@ class AdaptSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """Leave-one-out Dice of each class: as predictions usually go, and of the network alone.
-
-    See `held_out.leave_one_out_dice` and `held_out.coarse_dice`.
-    """
-
-    usual: dict[int, float]
-    alone: dict[int, float]
-
-    def worth(self, before: Scores) -> float:
-        """Return mean Dice less what was lost: a loss counts twice, lest one pays for another.
-
-        What the network alone gains pays for nothing that is usually lost: that is worth less than
-        nothing.
-        """
-        usual, alone = (
-            np.array([(dice, was[value]) for value, dice in now.items()]).reshape(-1, 2)
-            for now, was in ((self.usual, before.usual), (self.alone, before.alone))
-        )
-        if (usual[:, 1] - usual[:, 0] > _ALLOWED).any():
-            return -1.0
-        now, was = np.concatenate([usual, alone]).T
-        return float(now.mean() - np.maximum(was - now, 0).mean()) if len(now) else 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class AdaptProgress:
     """How far it is: 0 to 1, in words, and mean Dice of the unadapted and of the best weights."""
 
@@ -163,6 +143,8 @@ class AdaptLoop:
         Steps behind them; 0 for the unadapted weights.
     before, after
         Leave-one-out scores, unadapted and of `best`.
+    looks
+        What was learnt of the structures' looks beside the network; None where there is one pair.
     """
 
     def __init__(
@@ -183,6 +165,7 @@ class AdaptLoop:
         self.best: dict[str, Tensor] = {}
         self.best_step = 0
         self.before = self.after = Scores({}, {})
+        self.looks: KeptLooks | None = None
 
     def run(self) -> None:
         """Do all the work.
@@ -198,6 +181,7 @@ class AdaptLoop:
         self._engine = Engine.of(self.model)
         self._network = self._engine.network
         self._folds = self._align()
+        self.looks = self._learn_looks()
         boxes = max(settings.boxes, len(self.classes) // 2)
         hold_out(self._rng, self._folds, self.classes, boxes)
         for name, parameter in self._network.named_parameters():
@@ -230,6 +214,15 @@ class AdaptLoop:
                 Fold.align(self._engine, target, others, self.settings.align, cache, self._cancel)
             )
         return folds
+
+    def _learn_looks(self) -> KeptLooks | None:
+        """Learn looks from some of the pairs."""
+        self._say("learning what the structures look like")
+        cache, config = FeatureCache(), self._engine.config
+        rng = np.random.default_rng([self.settings.seed, 6])
+        pairs = [self.pairs[i] for i in rng.permutation(len(self.pairs))]
+        images = [place_target(pair.image, intensity(pair.image, config, cache)) for pair in pairs]
+        return learn(pairs, images, self.classes, self._check_cancel)
 
     def _window(self) -> Window:
         """Draw an episode and augment its contexts; the prior is tied to the target's place."""

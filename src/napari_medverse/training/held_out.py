@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,36 @@ from napari_medverse.inference import CancelToken
 from napari_medverse.inference.sources import PlacedPair
 from napari_medverse.training.leave_one_out import Fold
 
+# A class may usually lose so much Dice, which boxes do not measure more exactly.
+_ALLOWED = 0.005
 # A held-out box is at most this part of the scan along each axis.
 _BOX_SHARE = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Leave-one-out Dice of each class: as predictions usually go, and of the network alone.
+
+    See `leave_one_out_dice` and `coarse_dice`.
+    """
+
+    usual: dict[int, float]
+    alone: dict[int, float]
+
+    def worth(self, before: Scores) -> float:
+        """Return mean Dice less what was lost: a loss counts twice, lest one pays for another.
+
+        What the network alone gains pays for nothing that is usually lost: that is worth less than
+        nothing.
+        """
+        usual, alone = (
+            np.array([(dice, was[value]) for value, dice in now.items()]).reshape(-1, 2)
+            for now, was in ((self.usual, before.usual), (self.alone, before.alone))
+        )
+        if (usual[:, 1] - usual[:, 0] > _ALLOWED).any():
+            return -1.0
+        now, was = np.concatenate([usual, alone]).T
+        return float(now.mean() - np.maximum(was - now, 0).mean()) if len(now) else 0.0
 
 
 def hold_out(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: the key of the JSON in a safetensors file of ours
 METADATA_KEY = "napari_medverse"
@@ -27,6 +27,43 @@ class Normalisation(BaseModel):
     high: float = Field(0.98, gt=0, le=1)
 
 
+class LooksConfig(BaseModel):
+    """What the tensors ``looks.*`` of adapted weights are for.
+
+    Attributes
+    ----------
+    classes
+        Label values that the classifiers tell apart.
+    spacings
+        Sides of the cubic voxels that each level looks at, coarse to fine, in the affines' unit.
+    classifiers
+        On each level; the last has learnt from all pairs, each other from all but a part.
+    dice
+        Of each class on pairs that were not learnt from, on the finest level.
+    overlap
+        The same of the level by which labels are compared, with soft masks.
+    trusted
+        Classes for which looks tell more than the network alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[int, ...] = Field(min_length=1, max_length=4096)
+    spacings: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        min_length=1, max_length=8
+    )
+    classifiers: int = Field(ge=2, le=64)
+    dice: tuple[float, ...]
+    overlap: tuple[float, ...]
+    trusted: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _one_figure_a_class(self) -> LooksConfig:
+        if not len(self.classes) == len(self.dice) == len(self.overlap):
+            raise ValueError("looks: classes, dice and overlap differ in number")
+        return self
+
+
 class ModelConfig(BaseModel):
     """Architecture and conventions of one set of weights.
 
@@ -41,6 +78,8 @@ class ModelConfig(BaseModel):
         Of an Iris: contextual tokens a class, attention heads, length of a token.
     memory
         Names of the rows of an Iris's class memory bank.
+    looks
+        What the file holds beside the network's tensors; None: nothing.
     provenance
         Where the tensors come from: steps, seed, source file and the like.
     """
@@ -62,6 +101,7 @@ class ModelConfig(BaseModel):
     heads: int = Field(4, ge=1, le=64)
     embedding: int = Field(64, ge=1, le=4096)
     memory: tuple[str, ...] = Field((), max_length=100_000)
+    looks: LooksConfig | None = None
     patch: tuple[_Side, _Side, _Side] = (128, 128, 128)
     normalisation: Normalisation = Normalisation()
     resampling: Literal["trilinear", "area"] = "trilinear"

@@ -15,6 +15,7 @@ from ..errors import CheckpointError
 from ..paths import cache_folder
 from . import checkpoint
 from .config import METADATA_KEY, ModelConfig
+from .looks import split
 from .registry import named_path, read_config, read_header
 
 
@@ -57,16 +58,18 @@ def convert(path: Path) -> Path:
     converted = cache_folder("weights", "converted") / f"{source}.safetensors"
     if not converted.exists():
         tensors, config = read_tensors(path)
+        tensors, looks = split(tensors, config, path)
         with torch.device("meta"):
             network = config.build()
         checkpoint.load_strictly(network, tensors, path)
+        tensors = network.state_dict() | ({} if looks is None else looks.tensors())
         provenance = {
             **config.provenance,
             "source": path.name,
             "sha256": source,
-            "fingerprint": checkpoint.fingerprint(dict(network.state_dict())),
+            "fingerprint": checkpoint.fingerprint(tensors),
         }
-        write(converted, network.state_dict(), config.model_copy(update={"provenance": provenance}))
+        write(converted, tensors, config.model_copy(update={"provenance": provenance}))
     return converted
 
 

@@ -12,6 +12,7 @@ from ..errors import MedverseError
 from . import checkpoint
 from .config import ModelConfig
 from .importing import convert, read_tensors
+from .looks import Looks, split
 from .registry import find
 
 PRECISIONS = ("auto", "exact", "fast", "plain")
@@ -36,6 +37,8 @@ class Model:
         probe when the model first runs) or "plain" (the benchmarks' yardstick).
     compiled
         Whether the engine lets torch compile the network.
+    looks
+        What adapted weights know of their structures' looks.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Model:
     device: str = "cpu"
     precision: str = "auto"
     compiled: bool = False
+    looks: Looks | None = None
 
     @property
     def kind(self) -> str:
@@ -92,12 +96,15 @@ def load_model(
     chosen = choose_device(device)
     path = find(name_or_path)
     tensors, config = read_tensors(path if path.suffix == ".safetensors" else convert(path))
+    tensors, looks = split(tensors, config, path)
     with torch.device("meta"):
         network = config.build()
     checkpoint.load_strictly(network, tensors, path)
     network = network.eval().requires_grad_(False)
-    fingerprint = checkpoint.fingerprint(dict(network.state_dict()))
-    return Model(path.stem, network.to(chosen), config, fingerprint, chosen, precision, compiled)
+    known = {} if looks is None else looks.tensors()
+    fingerprint = checkpoint.fingerprint(network.state_dict() | known)
+    network = network.to(chosen)
+    return Model(path.stem, network, config, fingerprint, chosen, precision, compiled, looks)
 
 
 def as_model(model: str | Path | Model) -> Model:
