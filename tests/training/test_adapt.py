@@ -235,7 +235,7 @@ def test_it_learns_and_keeps_the_best_under_a_name(pairs):
 def test_looks_are_kept_where_they_tell_more_than_the_network(pairs, monkeypatch):
     result = adapt(pairs, "knowing", tiny(), QUICK)
     assert set(result.looks) == {1, 2} and min(result.looks.values()) > 0.9
-    assert "By their looks they now know class 1" in result.summary()
+    assert "By looks alone, on pairs not learnt from: class 1" in result.summary()
     model = load_model("knowing")
     assert model.looks.config.trusted == (1, 2)
     told = info("knowing")["provenance"]["leave-one-out Dice"]["looks alone"]

@@ -49,8 +49,9 @@ def add_align_options(parser: argparse.ArgumentParser) -> None:
         "--prior",
         choices=PRIOR,
         default="auto",
-        help="first guess: none as in the papers, the vote of the aligned labels, what structures "
-        "look like and where they lie, or 'auto': what the pairs say (default: %(default)s)",
+        help="first guess: none as in the papers (adapted weights still use the looks they keep), "
+        "the vote of the aligned labels, what structures look like and where they lie, or 'auto': "
+        "what the pairs say (default: %(default)s)",
     )
 
 

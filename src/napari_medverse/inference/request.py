@@ -43,7 +43,8 @@ class Request:
         First autoregressive label: none as in the papers, the vote of the pairs' labels, or what
         two pairs or more tell of a structure's looks and place (see `appearance.Appearance`).
         "auto": the vote where alignment found pairs that are like the target, and, for weights of
-        ours and runs without `stop_level`, the looks.
+        ours and runs without `stop_level`, the looks. Looks that adapted weights keep belong to the
+        weights: they serve with "none", and with "auto" where there is no vote or one pair only.
     placement : {"auto", "turned", "alike", "content", "field", "spacing", "world"}
         Where a pair lies that is not aligned (see `grid.target_to_source`): the box of its content
         resized to that of the target's, its field of view resized to the target's ("alike": the

@@ -70,7 +70,7 @@ class Adapted:
             found += "; training gained nothing there, so these are the unadapted weights"
         if self.looks:
             known = ", ".join(f"class {value} {dice:.3f}" for value, dice in self.looks.items())
-            found += f". By their looks they now know {known}, however many pairs there are"
+            found += f". By looks alone, on pairs not learnt from: {known}"
         return found + "."
 
 

@@ -21,8 +21,9 @@ from .forms import form
 
 _EXPLANATION = (
     "Trains the chosen weights for some minutes on the ticked pairs, each in turn by the example "
-    "of the others, and keeps the best as weights of a new name. The more pairs the better; of a "
-    "single one, bent copies serve as its examples."
+    "of the others, and keeps the best as weights of a new name. From two pairs on they know what "
+    "the structures look like: then a single pair in any pose is enough. The more pairs the "
+    "better; of a single one, bent copies serve as its examples."
 )
 
 

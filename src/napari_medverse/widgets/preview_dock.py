@@ -139,7 +139,8 @@ class LivePreviewDock(Dock):
             "levels": "Autoregressive levels from coarse to fine",
             "align": "How pairs are brought to the target; with none they are not registered, but "
             "for weights of ours their axes are turned where that clearly helps",
-            "prior": "What the coarsest level starts from",
+            "prior": "What the coarsest level starts from; adapted weights use the looks they keep "
+            "even with none",
             "mini_context": "Pairs encoded at a time: more is faster and takes more memory",
             "debounce": "Milliseconds without an edit before a preview starts",
             "view_first": "Compute the windows that meet the slice in view first",
