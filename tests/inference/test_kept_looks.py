@@ -15,7 +15,7 @@ from napari_medverse.inference import (
     FeatureCache,
     Volume,
     _appearance_fit,
-    appearance,
+    finding_looks,
     stream,
 )
 from napari_medverse.inference._appearance_pyramid import CubicGrid
@@ -123,7 +123,9 @@ def test_a_vote_is_mixed_with_what_is_recognised(knowing, monkeypatch):
     assert figures(both, target) > figures(vote, target)
     # Several pairs that vote are asked for their looks themselves.
     asked = []
-    monkeypatch.setattr(appearance.Appearance, "__init__", lambda *a, **k: asked.append(1) or 1 / 0)
+    monkeypatch.setattr(
+        finding_looks.Appearance, "__init__", lambda *a, **k: asked.append(1) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         predict(knowing, target.image, [pair, specimen(9)], align="affine")
     assert asked
@@ -186,6 +188,45 @@ def test_levels_too_fine_or_too_large_are_left_out(looks, knowing, monkeypatch):
     target = specimen(7)
     found = predict(knowing, target.image, [specimen(8)], align="none", prior="none")
     assert found.provenance["looks"] == "kept"
+
+
+def test_pairs_that_lie_anyhow_are_learnt_from_as_they_are(model, monkeypatch):
+    target, pairs = specimen(7), [specimen(seed) for seed in range(3)]
+    monkeypatch.setattr(finding_looks, "Appearance", None)
+    # The rooms of these overlap more than real ones that lie anyhow.
+    monkeypatch.setattr(finding_looks, "_OVERLAPPING", 0.9)
+    cache = FeatureCache()
+    found = predict(model, target.image, pairs, align="none", cache=cache)
+    assert min(figures(found, target)) > 0.85 and found.provenance["looks"] == "learnt"
+    # In whatever order, and only once.
+    monkeypatch.setattr(finding_looks, "learn", None)
+    again = predict(model, target.image, pairs, align="none", cache=cache)
+    assert np.array_equal(again.probability, found.probability)
+    with pytest.raises(TypeError):
+        predict(model, target.image, pairs[:2], align="none", cache=cache)
+    monkeypatch.setattr(finding_looks, "learn", learn)
+    turned = predict(model, target.image, pairs[::-1], align="none").probability
+    assert np.abs(turned - found.probability).max() < 1e-3
+
+
+def test_place_is_learnt_with_looks_where_labels_overlap(model, monkeypatch):
+    made = []
+    monkeypatch.setattr(finding_looks, "Appearance", lambda *a: made.append(1))
+    pair, target = specimen(0), specimen(7)
+    other = ContextPair(Volume(specimen(1).image.data, pair.image.affine), pair.label)
+    options = {"align": "none", "prior": "appearance", "placement": "field"}
+    predict(model, target.image, [pair, other], **options)
+    assert made
+    monkeypatch.setattr(finding_looks, "_OVERLAPPING", 0.99)
+    # As they are is of no use where the target's voxels are too coarse, or the pairs' too many.
+    made.clear()
+    elsewhere = [pair, specimen(1)]
+    predict(model, specimen(7, side=18).image, elsewhere, **options)
+    assert made
+    made.clear()
+    monkeypatch.setattr(finding_looks, "most_voxels", lambda *a: 100)
+    predict(model, target.image, elsewhere, **options)
+    assert made
 
 
 def test_the_cache_changes_nothing_and_is_used(knowing, monkeypatch):

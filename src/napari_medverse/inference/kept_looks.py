@@ -19,6 +19,7 @@ from ._appearance_maps import Map, maps_of_guess, maps_of_image
 from ._appearance_pyramid import CubicGrid
 from ._appearance_scans import FEW
 from .appearance import MOST_VOXELS
+from .cache import nbytes_of
 from .sources import PlacedImage
 
 # A level is of no use for a scan whose own voxels are larger than its by this factor.
@@ -52,6 +53,11 @@ class KeptLooks:
             for each in self._levels
         )
         return Looks(config, tuple(levels))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(nbytes_of([each.mean, each.spread, *each.layers]) for each in self._levels)
 
     @property
     def dice(self) -> dict[int, float]:

@@ -1,19 +1,19 @@
-"""What adapted weights recognise in a target by the looks they keep; see `kept_looks`."""
+"""What is recognised in a target by its looks, whatever its pose; see `kept_looks`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import kept, recalled
+from .cache import FeatureCache, kept, recalled
 from .feedback import Guide
 from .kept_looks import KeptLooks, soft_dice
 from .levels import Level
 from .placing import place_target
 from .runner import WindowRunner
 from .sampling import sample
-from .sources import PlacedImage
+from .sources import PlacedImage, PlacedPair
 from .trust import blend
 
 # A class means the same to the weights and to the pairs where the pairs' labels are recognised at
@@ -27,37 +27,106 @@ _FINER = 1.5
 _SHARE = 0.5
 
 
-class Recognition:
-    """The guess of a request's structures by looks that its weights keep.
-
-    A class counts only where the pairs label the same as was learnt: weights that were adapted to
-    skulls must not find skulls for somebody whose pairs show something else under the same value.
+class Guesses:
+    """What looks guess of scans; each level is computed once.
 
     Parameters
     ----------
-    looks, fingerprint
-        What the weights know, and which weights they are.
-    runner
-        The request's target, pairs and classes.
+    looks, name
+        The classifiers, and what tells them from others.
+    cache
+        Where guesses are kept beyond this run.
     check
         Called now and then; raises to cancel.
-    otherwise
-        A vote that is mixed with the guess, and guides the channels that are not recognised.
     """
 
     def __init__(
         self,
         looks: KeptLooks,
-        fingerprint: str,
-        runner: WindowRunner,
+        name: Hashable,
+        cache: FeatureCache | None,
         check: Callable[[], None],
+    ) -> None:
+        self.looks, self.name, self.cache = looks, name, cache
+        self._check = check
+        self._made: dict[tuple, np.ndarray] = {}
+
+    def on(self, image: PlacedImage, number: int, value: int) -> np.ndarray:
+        """Return the guess of a class on a level of a scan on its own grid, (d, h, w) float16."""
+        return self._all_on(image, number)[self.looks.config.classes.index(value)]
+
+    def _all_on(self, image: PlacedImage, number: int) -> np.ndarray:
+        key = ("recognised", self.name, image.identity, number)
+        if key not in self._made:
+            self._made[key] = kept(
+                self.cache, key, "guesses", (0, number, 0), lambda: self._make(image, number)
+            )
+        return self._made[key]
+
+    def _make(self, image: PlacedImage, number: int) -> np.ndarray:
+        self._check()
+        below = self._all_on(image, number - 1) if number else None
+        return self.looks.guess(image, number, below)
+
+
+def mean_the_same(guesses: Guesses, pairs: Sequence[PlacedPair], value: int | None) -> bool:
+    """Whether pairs label by a value what the looks know by it.
+
+    Weights that were adapted to skulls must not find skulls for somebody whose pairs show something
+    else under the same value.
+    """
+    config = guesses.looks.config
+    if value not in config.trusted:
+        return False
+    holders = [pair for pair in pairs if value in pair.pair.classes][:_ASKED]
+    found = [
+        recalled(
+            guesses.cache,
+            ("recognised", guesses.name, pair.pair.key, value),
+            lambda pair=pair: _overlap(guesses, pair, value),
+        )
+        for pair in holders
+    ]
+    known = config.overlap[config.classes.index(value)]
+    return bool(found) and max(found) >= _SAME * known
+
+
+def _overlap(guesses: Guesses, pair: PlacedPair, value: int) -> float:
+    """Return the soft Dice of a pair's label and of what is recognised in its image."""
+    looks, own = guesses.looks, place_target(pair.pair.image, pair.image.scaling)
+    number = min(looks.compared, looks.usable(own) - 1)
+    if number < 0:
+        return 0.0
+    (mask,) = looks.grid(own, number).masks(pair.pair.label.data, [value])
+    return soft_dice(guesses.on(own, number, value), mask / np.float32(255))
+
+
+class Recognition:
+    """The guess of a request's structures by looks alone.
+
+    Parameters
+    ----------
+    guesses
+        Of the looks.
+    runner
+        The request's target and classes.
+    known
+        Of each class whether it is guessed.
+    otherwise
+        A vote that is mixed with the guess, and guides the channels that are not guessed.
+    """
+
+    def __init__(
+        self,
+        guesses: Guesses,
+        runner: WindowRunner,
+        known: Sequence[bool],
         otherwise: Guide | None = None,
     ) -> None:
-        self._looks, self._fingerprint, self._runner = looks, fingerprint, runner
-        self._check, self._otherwise = check, otherwise
-        self._levels = looks.usable(runner.target)
-        self._made: dict[tuple, np.ndarray] = {}
-        self._known = [self._means_the_same(value) for value in runner.classes]
+        self._guesses, self._runner, self._otherwise = guesses, runner, otherwise
+        usable = guesses.looks.usable(runner.target)
+        self._sides = guesses.looks.config.spacings[:usable]
+        self._known = [each and usable > 0 for each in known]
 
     @property
     def knows_all(self) -> bool:
@@ -76,8 +145,7 @@ class Recognition:
 
     def guesses(self, channel: int, level: Level) -> bool:
         """Whether a channel is recognised on a level."""
-        finest = self._looks.config.spacings[self._levels - 1]
-        return self._known[channel] and self._side(level) * _FINER >= finest
+        return self._known[channel] and self._side(level) * _FINER >= self._sides[-1]
 
     def of(self, channel: int, level: Level, rows: np.ndarray) -> Tensor:
         """Return the guess of a channel on rows of a level, (rows, h, w) float32 in 0..1."""
@@ -86,11 +154,13 @@ class Recognition:
         if not self.guesses(channel, level):
             return self._otherwise.of(channel, level, rows)
         # The level of the looks whose voxels are most like the level's.
-        sides = np.log(self._looks.config.spacings[: self._levels])
-        number = int(np.abs(sides - np.log(self._side(level))).argmin())
-        target = self._runner.target
-        guess = self._guess(target, number)[channel_of(self._looks, self._runner.classes[channel])]
-        place = np.linalg.inv(self._looks.grid(target, number).to_index) @ level.grid_to_target
+        number = int(np.abs(np.log(self._sides) - np.log(self._side(level))).argmin())
+        target, value = self._runner.target, self._runner.classes[channel]
+        guess, grid = (
+            self._guesses.on(target, number, value),
+            self._guesses.looks.grid(target, number),
+        )
+        place = np.linalg.inv(grid.to_index) @ level.grid_to_target
         found = sample(guess, _as_float, place, [rows, *level.indices[1:]], "area").clamp_(0, 1)
         if self._otherwise is None:
             return found
@@ -99,55 +169,6 @@ class Recognition:
     def _side(self, level: Level) -> float:
         """Return the side of a level's voxels along their finest axis, in the affine's unit."""
         return min(np.multiply(level.grid_scale, self._runner.target.volume.spacing))
-
-    def _guess(self, image: PlacedImage, number: int) -> np.ndarray:
-        key = ("recognised", self._fingerprint, image.identity, number)
-        if key not in self._made:
-            self._made[key] = kept(
-                self._runner.cache,
-                key,
-                "guesses",
-                (0, number, 0),
-                lambda: self._make(image, number),
-            )
-        return self._made[key]
-
-    def _make(self, image: PlacedImage, number: int) -> np.ndarray:
-        self._check()
-        below = self._guess(image, number - 1) if number else None
-        return self._looks.guess(image, number, below)
-
-    def _means_the_same(self, value: int | None) -> bool:
-        """Whether the pairs' labels of a value are what the weights know by it."""
-        looks = self._looks
-        if value not in looks.config.trusted or not self._levels:
-            return False
-        holders = [pair for pair in self._runner.pairs if value in pair.pair.classes][:_ASKED]
-        found = [
-            recalled(
-                self._runner.cache,
-                ("recognised", self._fingerprint, pair.pair.key, value),
-                lambda pair=pair: self._overlap(pair, value),
-            )
-            for pair in holders
-        ]
-        channel = channel_of(looks, value)
-        return bool(found) and max(found) >= _SAME * looks.config.overlap[channel]
-
-    def _overlap(self, pair, value: int) -> float:
-        """Return the soft Dice of a pair's label and of what is recognised in its image."""
-        looks, own = self._looks, place_target(pair.pair.image, pair.image.scaling)
-        number = min(looks.compared, looks.usable(own) - 1)
-        if number < 0:
-            return 0.0
-        (mask,) = looks.grid(own, number).masks(pair.pair.label.data, [value])
-        guess = self._guess(own, number)[channel_of(looks, value)]
-        return soft_dice(guess, mask / np.float32(255))
-
-
-def channel_of(looks: KeptLooks, value: int) -> int:
-    """Return which of the looks' channels a label value has."""
-    return looks.config.classes.index(value)
 
 
 def _as_float(part: np.ndarray) -> np.ndarray:

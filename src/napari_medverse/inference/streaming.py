@@ -14,16 +14,16 @@ from ..errors import MedverseError
 from . import feedback as fed
 from . import trust, windows
 from .aligning import Aligning
-from .appearance import FEWEST, Appearance
+from .appearance import Appearance
 from .cache import FeatureCache
 from .cancel import CancelToken
 from .canvas import Canvas, WindowWeights, slabs
 from .context import ContextPair
 from .engine import Engine
 from .feedback import Feedback
+from .finding_looks import FindingLooks
 from .frames import Frame
 from .iris_stream import stream_iris
-from .kept_looks import KeptLooks
 from .levels import Level
 from .normalise import Scaling
 from .placing import intensity, place_pairs, place_target, share_scales
@@ -155,11 +155,13 @@ class _Run:
                     yield from self._sketch(engine, plan[0])
                 aligned = aligning.result(self._say)
         self._set_out(engine, plan[0], place_pairs(request, engine.config, self.cache, aligned))
-        if self._looks_kept(engine) or self._looks_learnt(engine):
+        finding = FindingLooks(engine, request, self.runner, plan, self.guide, self._check)
+        if finding.hopeful:
             if self._worth_a_sketch(plan):
                 yield from self._sketch(engine, plan[0])
-            self.looks = self._find_looks(engine, plan)
+            self.looks = finding.result(self._say)
             self.guide = self.looks or self.guide
+            self.details |= finding.details
         if self.guide is None and request.task == "labels":
             # The first level, which may have been shown already, is the same.
             plan = engine.plan(request.target, request.levels, request.overlap, halved=True)[:last]
@@ -198,40 +200,6 @@ class _Run:
         )
         self.voting = Voting(engine, request, self.runner, coarse, self.cache)
         self.guide = self.voting if self.voting.wanted else None
-
-    def _looks_kept(self, engine: Engine) -> bool:
-        """Whether looks that the weights keep are of use here."""
-        request = self.request
-        if engine.looks is None or request.task == "image":
-            return False
-        # Pairs that vote and are several tell more.
-        told = self.guide is not None and len(self.runner.pairs) >= FEWEST
-        return request.prior == "none" or (request.prior == "auto" and not told)
-
-    def _looks_learnt(self, engine: Engine) -> bool:
-        """Whether the pairs are asked what places look like."""
-        request = self.request
-        if request.task == "image" or len(self.runner.pairs) < FEWEST:
-            return False
-        # Learning takes seconds: too long for a run that ends before the finest level.
-        native = not engine.published and not engine.single and request.stop_level is None
-        return request.prior == "appearance" or (request.prior == "auto" and native)
-
-    def _find_looks(self, engine: Engine, plan: list[Level]) -> Appearance | Recognition | None:
-        """Return the looks that the weights keep if they know enough, or those of the pairs."""
-        learnt = self._looks_learnt(engine)
-        if self._looks_kept(engine):
-            self._say("looking for structures that the weights know")
-            looks = KeptLooks.of(engine.looks)
-            known = Recognition(looks, engine.fingerprint, self.runner, self._check, self.guide)
-            if known.knows_all or (known.knows_any and not learnt):
-                self.details["looks"] = "kept"
-                return known
-        if not learnt:
-            return None
-        self._say("learning what the structures look like")
-        self.details["looks"] = "learnt"
-        return Appearance(self.runner, plan, self._check, self.guide)
 
     def _worth_a_sketch(self, plan: list[Level]) -> bool:
         return self.frame_interval is not None and len(plan) > 1 and plan[0].windows == 1

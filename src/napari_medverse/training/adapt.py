@@ -20,14 +20,12 @@ import torch
 from napari_medverse import __version__
 from napari_medverse.errors import MedverseError
 from napari_medverse.inference import CancelToken, ContextPair, ContextSet
+from napari_medverse.inference.finding_looks import LEAST_DICE
 from napari_medverse.training.adapt_loop import AdaptLoop, AdaptProgress, AdaptSettings
 from napari_medverse.training.held_out import Scores
 from napari_medverse.weights.importing import write
 from napari_medverse.weights.loading import Model, load_model
 from napari_medverse.weights.registry import named_path
-
-# Looks that find less of a class on pairs they have not seen are not kept.
-_LEAST_DICE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,7 @@ def _known_by_looks(loop: AdaptLoop) -> dict[int, float]:
     return {
         value: dice
         for value, dice in loop.looks.dice.items()
-        if dice >= max(_LEAST_DICE, alone.get(value, 0.0))
+        if dice >= max(LEAST_DICE, alone.get(value, 0.0))
     }
 
 
