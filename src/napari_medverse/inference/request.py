@@ -41,7 +41,7 @@ class Request:
         How pairs are brought to the target: "none" as in the papers (see `placement`).
     prior : {"none", "vote", "appearance", "auto"}
         First autoregressive label: none as in the papers, the vote of the pairs' labels, or what
-        two pairs or more tell of a structure's looks and place (see `appearance.Appearance`).
+        two pairs or more tell of a structure's looks and place (see `finding_looks`).
         "auto": the vote where alignment found pairs that are like the target, and, for weights of
         ours and runs without `stop_level`, the looks. Looks that adapted weights keep belong to the
         weights: they serve with "none", and with "auto" where there is no vote or one pair only.
