@@ -203,7 +203,7 @@ def test_pairs_that_lie_anyhow_are_learnt_from_as_they_are(model, monkeypatch):
     again = predict(model, target.image, pairs, align="none", cache=cache)
     assert np.array_equal(again.probability, found.probability)
     with pytest.raises(TypeError):
-        predict(model, target.image, pairs[:2], align="none", cache=cache)
+        predict(model, target.image, [*pairs[:2], specimen(4)], align="none", cache=cache)
     monkeypatch.setattr(finding_looks, "learn", learn)
     turned = predict(model, target.image, pairs[::-1], align="none").probability
     assert np.abs(turned - found.probability).max() < 1e-3
@@ -220,11 +220,20 @@ def test_place_is_learnt_with_looks_where_labels_overlap(model, monkeypatch):
     monkeypatch.setattr(finding_looks, "_OVERLAPPING", 0.99)
     # As they are is of no use where the target's voxels are too coarse, or the pairs' too many.
     made.clear()
-    elsewhere = [pair, specimen(1)]
+    elsewhere = [pair, specimen(1), specimen(2)]
     predict(model, specimen(7, side=18).image, elsewhere, **options)
     assert made
     made.clear()
-    monkeypatch.setattr(finding_looks, "most_voxels", lambda *a: 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(finding_looks, "most_voxels", lambda *a: 100)
+        predict(model, target.image, elsewhere, **options)
+    assert made
+    # Two pairs, or looks by which a class is not found, are no basis.
+    made.clear()
+    predict(model, target.image, elsewhere[:2], **options)
+    assert made
+    made.clear()
+    monkeypatch.setattr(finding_looks, "LEAST_DICE", 1.1)
     predict(model, target.image, elsewhere, **options)
     assert made
 
