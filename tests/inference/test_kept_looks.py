@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy import ndimage
 from tiny_engine import tiny_model
 
@@ -23,6 +24,7 @@ from napari_medverse.inference.kept_looks import KeptLooks, soft_dice
 from napari_medverse.inference.looks_learning import learn
 from napari_medverse.inference.placing import intensity, place_target
 from napari_medverse.weights import ModelConfig
+from napari_medverse.weights.config import LooksConfig
 from napari_medverse.weights.importing import import_checkpoint, write
 from napari_medverse.weights.looks import PARTS
 from napari_medverse.weights.registry import named_path
@@ -271,6 +273,8 @@ def test_they_come_back_from_a_file(looks):
         ("looks.1.weight2", lambda x: x[:, :5], "looks.1.weight2 is not"),
         ("looks.1.bias3", lambda x: x * float("nan"), "finite numbers"),
         ("looks.0.spread", lambda x: x[None], "looks.0.spread is not"),
+        ("looks.0.mean", lambda x: x[0], "looks.0.mean is not"),
+        ("looks.0.bias1", lambda x: x[0, 0, 0], "looks.0.weight1 is not"),
     ],
 )
 def test_damaged_looks_are_refused_by_name(looks, name, change, match):
@@ -283,6 +287,14 @@ def test_damaged_looks_are_refused_by_name(looks, name, change, match):
     write(path, tensors, with_looks(config, kept))
     with pytest.raises(CheckpointError, match=match):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"trusted": (7,)}, {"dice": (1.0,)}, {"spacings": (float("inf"),)}]
+)
+def test_what_looks_are_for_must_make_sense(looks, change):
+    with pytest.raises(ValidationError):
+        LooksConfig(**(looks.config.model_dump() | change))
 
 
 def test_a_stranger_among_the_features_is_told(knowing):

@@ -61,6 +61,8 @@ class LooksConfig(BaseModel):
     def _one_figure_a_class(self) -> LooksConfig:
         if not len(self.classes) == len(self.dice) == len(self.overlap):
             raise ValueError("looks: classes, dice and overlap differ in number")
+        if not set(self.trusted) <= set(self.classes):
+            raise ValueError("looks: a class is trusted that was not learnt")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from torch import Tensor
@@ -60,18 +61,22 @@ def split(
         )
     except KeyError as error:
         raise _misfit(path, f"{error} is missing") from None
-    looks = Looks(config.looks, levels)
     for number, level in enumerate(levels):
-        features, hidden = len(level[0]), level[2].shape[-1]
-        count, classes = config.looks.classifiers, len(config.looks.classes)
-        sides = (features, hidden, hidden, classes)
-        expected = [(features,), (features,)]
-        for inputs, outputs in zip(sides, sides[1:], strict=False):
-            expected += [(count, inputs, outputs), (count, 1, outputs)]
-        for part, tensor, shape in zip(PARTS, level, expected, strict=True):
+        shapes = _shapes(level, config.looks)
+        for part, tensor, shape in zip(PARTS, level, shapes, strict=True):
             if tuple(tensor.shape) != shape or not tensor.isfinite().all():
                 raise _misfit(path, f"{_name(number, part)} is not {shape} finite numbers")
-    return network, looks
+    return network, Looks(config.looks, levels)
+
+
+def _shapes(level: tuple[Tensor, ...], config: LooksConfig) -> list[tuple[int, ...]]:
+    """Return the shapes that a level's tensors must have; features and hidden units are free."""
+    features, hidden = level[0].numel(), level[3].shape[-1] if level[3].ndim else 1
+    sides = (features, hidden, hidden, len(config.classes))
+    shapes: list[tuple[int, ...]] = [(features,), (features,)]
+    for inputs, outputs in pairwise(sides):
+        shapes += [(config.classifiers, inputs, outputs), (config.classifiers, 1, outputs)]
+    return shapes
 
 
 def _name(number: int, part: str) -> str:
