@@ -21,6 +21,8 @@ STEPS = 900
 # Voxels this near to a structure count as around it.
 _AROUND = 2
 
+# The most parts that pairs are divided into.
+_MOST_PARTS = 4
 _HIDDEN = 64
 _BATCH = 512
 _RATE = 1e-2
@@ -69,6 +71,18 @@ def draw(
         chosen.append(rng.choice(where, number, replace=False))
         weights.append(np.full(number, len(where) / number, np.float32))
     return np.concatenate(chosen), np.concatenate(weights)
+
+
+def learners_of(pairs: int) -> list[list[int]]:
+    """Return the pairs that each classifier learns from: all but one part of them, the last all."""
+    parts = parts_of(pairs)
+    but_one = [[k for k in range(pairs) if k % parts != part] for part in range(parts)]
+    return [*but_one, list(range(pairs))]
+
+
+def parts_of(pairs: int) -> int:
+    """Return into how many parts pairs are divided; pair k is in part k modulo that."""
+    return min(pairs, _MOST_PARTS)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -217,7 +231,7 @@ class _Adam:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters = parameters
-        self.means, self._squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+        self._means, self._squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
         self._count = 0
 
     @torch.no_grad()
@@ -225,7 +239,7 @@ class _Adam:
         self._count += 1
         first, second = (1 - beta**self._count for beta in _BETAS)
         for parameter, slope, mean, square in zip(
-            self._parameters, slopes, self.means, self._squares, strict=True
+            self._parameters, slopes, self._means, self._squares, strict=True
         ):
             mean.lerp_(slope, 1 - _BETAS[0])
             square.mul_(_BETAS[1]).addcmul_(slope, slope, value=1 - _BETAS[1])

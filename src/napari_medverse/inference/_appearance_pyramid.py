@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .grid import scale_and_shift
-from .sampling import sample
+from .sampling import as_float, sample
 from .sources import PlacedImage
 from .volume import Volume
 
@@ -72,12 +72,8 @@ class CubicGrid:
     def read(self, maps: np.ndarray, onto: "CubicGrid") -> np.ndarray:
         """Read maps (n, d, h, w) of this grid on another of the same scan, float32."""
         step = np.linalg.inv(self.to_index) @ onto.to_index
-        return np.stack([sample(m, _as_float, step, onto.indices, "area").numpy() for m in maps])
+        return np.stack([sample(m, as_float, step, onto.indices, "area").numpy() for m in maps])
 
 
 def _is(part: np.ndarray, value: int) -> np.ndarray:
     return (part == value).astype(np.float32)
-
-
-def _as_float(part: np.ndarray) -> np.ndarray:
-    return part.astype(np.float32)

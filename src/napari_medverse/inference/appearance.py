@@ -17,20 +17,19 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from ._appearance_fit import Classifiers
+from ._appearance_fit import Classifiers, learners_of, parts_of
 from ._appearance_scans import Drawn, LevelScans, seen
 from .cache import kept, nbytes_of
 from .feedback import Guide
 from .levels import Level
 from .runner import WindowRunner
-from .sampling import sample
+from .sampling import as_float, sample
 from .trust import blend
 
 #: pairs needed: one to learn from and one to judge by
 FEWEST = 2
-#: pairs that are learnt from, so that the time does not grow with their number, and the most parts
-#: they are divided into
-MOST_PAIRS, MOST_PARTS = 8, 4
+#: pairs that are learnt from, so that the time does not grow with their number
+MOST_PAIRS = 8
 #: levels with more voxels (the maps of as many take a gigabyte) are left to what the network makes
 #: of the level before, and so are those on which the masks of all pairs take more bytes
 MOST_VOXELS, _MOST_BYTES = 1 << 24, 1 << 28
@@ -158,13 +157,12 @@ class Appearance:
         guessed = None if below is None else [*below.pairs, below.target]
         scans = LevelScans(self._runner, self._pairs, level, guessed, self._check)
         drawn = [scans.draw(number) for number in range(count)]
-        parts = min(count, MOST_PARTS)
-        learners = [[k for k in range(count) if k % parts != part] for part in range(parts)]
+        parts = parts_of(count)
         classifiers = Classifiers.learn(
             [each.features for each in drawn],
             [each.answers for each in drawn],
             [each.stands_for for each in drawn],
-            [*learners, range(count)],
+            learners_of(count),
             self._check,
         )
         judged = [classifiers.logits_of(drawn[k].features, k % parts) for k in range(count)]
@@ -226,14 +224,8 @@ def _read(guesses: _Guesses, coarse: Level, level: Level) -> _Guesses:
     to_coarse = np.linalg.inv(coarse.grid_to_target) @ level.grid_to_target
 
     def read(guess: np.ndarray) -> np.ndarray:
-        whole = [
-            sample(part, _as_float, to_coarse, level.indices, "area").numpy() for part in guess
-        ]
+        whole = [sample(part, as_float, to_coarse, level.indices, "area").numpy() for part in guess]
         return np.stack(whole).astype(np.float16)
 
     pairs = [read(guess) for guess in guesses.pairs]
     return replace(guesses, pairs=pairs, target=read(guesses.target))
-
-
-def _as_float(part: np.ndarray) -> np.ndarray:
-    return part.astype(np.float32)

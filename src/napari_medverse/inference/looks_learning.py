@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..weights.config import LooksConfig
-from ._appearance_fit import DRAWN, Classifiers, draw
+from ._appearance_fit import DRAWN, Classifiers, draw, learners_of, parts_of
 from ._appearance_pyramid import CubicGrid
-from .appearance import FEWEST, MOST_PAIRS, MOST_PARTS, most_voxels, weighted_dice
+from .appearance import FEWEST, MOST_PAIRS, most_voxels, weighted_dice
 from .context import ContextPair
 from .kept_looks import KeptLooks, guess_by, maps_of_scan, soft_dice
 from .sources import PlacedImage
@@ -90,13 +90,12 @@ class _Lesson:
             grid.masks(pair.label.data, classes) for grid, pair in zip(grids, pairs, strict=True)
         ]
         count = len(pairs)
-        self.parts = min(count, MOST_PARTS)
+        self.parts = parts_of(count)
         self._features, self._answers, self._weights = [], [], []
         for number in range(count):
             self._draw(number, DRAWN * 4 // max(4, count))
-        learners = [[k for k in range(count) if k % self.parts != p] for p in range(self.parts)]
         self.classifiers = Classifiers.learn(
-            self._features, self._answers, self._weights, [*learners, range(count)], check
+            self._features, self._answers, self._weights, learners_of(count), check
         )
 
     def guess(self, number: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from .kept_looks import KeptLooks, soft_dice
 from .levels import Level
 from .placing import place_target
 from .runner import WindowRunner
-from .sampling import sample
+from .sampling import as_float, sample
 from .sources import PlacedImage, PlacedPair
 from .trust import blend
 
@@ -161,7 +161,7 @@ class Recognition:
             self._guesses.looks.grid(target, number),
         )
         place = np.linalg.inv(grid.to_index) @ level.grid_to_target
-        found = sample(guess, _as_float, place, [rows, *level.indices[1:]], "area").clamp_(0, 1)
+        found = sample(guess, as_float, place, [rows, *level.indices[1:]], "area").clamp_(0, 1)
         if self._otherwise is None:
             return found
         return blend(found, self._otherwise.of(channel, level, rows), _SHARE)
@@ -169,7 +169,3 @@ class Recognition:
     def _side(self, level: Level) -> float:
         """Return the side of a level's voxels along their finest axis, in the affine's unit."""
         return min(np.multiply(level.grid_scale, self._runner.target.volume.spacing))
-
-
-def _as_float(part: np.ndarray) -> np.ndarray:
-    return part.astype(np.float32)

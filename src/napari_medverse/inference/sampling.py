@@ -122,6 +122,11 @@ def sample(
     return torch.from_numpy(np.ascontiguousarray(out))
 
 
+def as_float(part: np.ndarray) -> np.ndarray:
+    """Convert pieces of a source without scaling, for `sample`."""
+    return part.astype(np.float32)
+
+
 def axis_taps(position: np.ndarray, step: float, side: int, mode: Mode) -> AxisTaps:
     """Find the source voxels and weights for output positions along one axis.
 

@@ -218,10 +218,10 @@ class AdaptLoop:
     def _learn_looks(self) -> KeptLooks | None:
         """Learn looks from some of the pairs."""
         self._say("learning what the structures look like")
-        cache, config = FeatureCache(), self._engine.config
         rng = np.random.default_rng([self.settings.seed, 6])
         pairs = [self.pairs[i] for i in rng.permutation(len(self.pairs))]
-        images = [place_target(pair.image, intensity(pair.image, config, cache)) for pair in pairs]
+        config = self._engine.config
+        images = [place_target(pair.image, intensity(pair.image, config, None)) for pair in pairs]
         return learn(pairs, images, self.classes, self._check_cancel)
 
     def _window(self) -> Window:
